@@ -1,0 +1,225 @@
+"""The one dependency rule, and the proof that a plan is sound.
+
+- F(s,k) needs F(s-1,k); I(s,k) or B(s,k) needs F(s,k) and {I or B}(s+1,k); W(s,k) needs I(s,k).
+- REDUCE_GRAD(s) needs every {B, W} of every stage that holds the part of s; STEP(s) needs REDUCE_GRAD(s).
+- Where a plan spells its messages, RECV needs the SEND, the SEND its producer, and the consumer the RECV.
+
+"s-1" and "s+1" are the neighbours in the stage's chain. Everything else that orders ops is a rank's own order.
+"""
+
+from collections.abc import Container, Iterable
+
+from parsim.errors import DeadlockError, ScheduleError
+from parsim.plan.op import BACKWARD, Kind, Op
+from parsim.plan.placement import Placement
+from parsim.plan.plan import Plan
+
+__all__ = ["check", "last_backward", "levels", "needs"]
+
+
+def needs(
+    op: Op, placement: Placement, present: Container[Op], microbatches_per_chain: int
+) -> tuple[Op, ...]:
+    """The ops that must have ended before `op` may start, by the rule above.
+
+    `present` are the ops of the plan: it tells whether backwards are split and whether messages are spelled out.
+    """
+    stage, kind, mb = op
+    if kind is Kind.F:
+        source = placement.before[stage]
+        if source is None:
+            return ()
+        received = Op(stage, Kind.RECV_F, mb)
+        return (received if received in present else Op(source, Kind.F, mb),)
+    if kind is Kind.B or kind is Kind.I:
+        forward = Op(stage, Kind.F, mb)
+        source = placement.after[stage]
+        reloaded = Op(stage, Kind.RELOAD, mb)
+        own = (forward, reloaded) if reloaded in present else (forward,)
+        if source is None:
+            return own
+        received = Op(stage, Kind.RECV_B, mb)
+        return (*own, received if received in present else _input_gradient(source, mb, present))
+    if kind is Kind.W:
+        return (Op(stage, Kind.I, mb),)
+    if kind is Kind.SEND_F or kind is Kind.OFFLOAD:
+        return (Op(stage, Kind.F, mb),)
+    if kind is Kind.SEND_B:
+        return (_input_gradient(stage, mb, present),)
+    if kind is Kind.RECV_F:
+        source = placement.before[stage]
+        return () if source is None else (Op(source, Kind.SEND_F, mb),)
+    if kind is Kind.RECV_B:
+        source = placement.after[stage]
+        return () if source is None else (Op(source, Kind.SEND_B, mb),)
+    if kind is Kind.RELOAD:
+        return (Op(stage, Kind.OFFLOAD, mb),)
+    if kind is Kind.STEP and (reduced := Op(stage, Kind.REDUCE_GRAD)) in present:
+        return (reduced,)
+    if kind is Kind.STEP or kind is Kind.REDUCE_GRAD:
+        twins = placement.twins(stage)
+        return tuple(last_backward(s, k, present) for s in twins for k in range(microbatches_per_chain))
+    return ()  # UNSHARD and RESHARD: the rank's order alone
+
+
+def _input_gradient(stage: int, mb: int | None, present: Container[Op]) -> Op:
+    split = Op(stage, Kind.I, mb)
+    return split if split in present else Op(stage, Kind.B, mb)
+
+
+def last_backward(stage: int, mb: int, present: Container[Op]) -> Op:
+    """The op after which micro-batch `mb` has left its gradient in the weights of `stage`: its W, else its B."""
+    split = Op(stage, Kind.W, mb)
+    return split if split in present else Op(stage, Kind.B, mb)
+
+
+def check(plan: Plan) -> None:
+    """Prove that `plan` plays every op of its placement exactly once, where it belongs, and ends.
+
+    Raises ScheduleError that names the first missing, repeated or misplaced op, or DeadlockError that spells the
+    shortest circle of ranks waiting for each other.
+    """
+    present = _positions(plan)
+    _check_complete(plan, present)
+    _check_messages(plan, present)
+    levels(plan, present)
+
+
+def _positions(plan: Plan) -> dict[Op, int]:
+    """Rank of each op; refuses strangers and repetitions."""
+    placement, found = plan.placement, dict[Op, int]()
+    for rank, op in plan.ops():
+        if op.stage >= placement.stages:
+            raise ScheduleError(
+                f"rank {rank} plays {op}, but the plan has stages 0 to {placement.stages - 1}"
+            )
+        if placement.rank_of[op.stage] != rank:
+            raise ScheduleError(
+                f"rank {rank} plays {op}, but stage {op.stage} is on rank {placement.rank_of[op.stage]}"
+            )
+        if op.mb is not None and op.mb >= plan.microbatches_per_chain:
+            raise ScheduleError(
+                f"rank {rank} plays {op}, but micro-batches go from 0 to {plan.microbatches_per_chain - 1}"
+            )
+        if op in found:
+            raise ScheduleError(f"rank {rank} plays {op} twice")
+        found[op] = rank
+    return found
+
+
+def _check_complete(plan: Plan, present: dict[Op, int]) -> None:
+    for stage, rank in enumerate(plan.placement.rank_of):
+        for mb in range(plan.microbatches_per_chain):
+            if Op(stage, Kind.F, mb) not in present:
+                raise ScheduleError(f"rank {rank} never plays {Op(stage, Kind.F, mb)}")
+            backward = [kind for kind in Kind if kind in BACKWARD and Op(stage, kind, mb) in present]
+            if backward in ([Kind.B], [Kind.I, Kind.W]):
+                continue
+            if Kind.B in backward:
+                raise ScheduleError(
+                    f"rank {rank} plays {Op(stage, Kind.B, mb)} and also {Op(stage, backward[-1], mb)}: "
+                    "B is I and W in one"
+                )
+            missing = Kind.I if backward == [Kind.W] else Kind.W if backward == [Kind.I] else Kind.B
+            alternative = " (nor its I and W)" if missing is Kind.B else ""
+            raise ScheduleError(f"rank {rank} never plays {Op(stage, missing, mb)}{alternative}")
+
+
+def _check_messages(plan: Plan, present: dict[Op, int]) -> None:
+    """Where messages are spelled out, each goes between two ranks and both of its ends are there."""
+    placement = plan.placement
+    for op, rank in present.items():
+        if op.kind in (Kind.SEND_F, Kind.RECV_B):
+            peer, match = placement.after[op.stage], Kind.RECV_F if op.kind is Kind.SEND_F else Kind.SEND_B
+        elif op.kind in (Kind.SEND_B, Kind.RECV_F):
+            peer, match = placement.before[op.stage], Kind.RECV_B if op.kind is Kind.SEND_B else Kind.SEND_F
+        else:
+            continue
+        if peer is None or placement.rank_of[peer] == rank:
+            where = "an end of the chain" if peer is None else f"stage {peer} on the same rank"
+            raise ScheduleError(f"rank {rank} plays {op}, but it faces {where}: nothing is sent there")
+        if Op(peer, match, op.mb) not in present:
+            other = Op(peer, match, op.mb)
+            raise ScheduleError(
+                f"rank {rank} plays {op}, but rank {placement.rank_of[peer]} never plays {other}"
+            )
+
+
+def levels(plan: Plan, present: dict[Op, int] | None = None) -> list[list[tuple[int, int]]]:
+    """The plan in play order: level l holds the slots, as (rank, index in its order), whose longest chain of
+    predecessors has l slots. Slots of one level do not depend on each other; inside a level, by rank.
+
+    Raises DeadlockError when some slots can never start, ScheduleError when one needs an op nobody plays.
+    """
+    present = _positions(plan) if present is None else present
+    ranks = range(plan.placement.ranks)
+    cursors = [0] * len(ranks)
+    open_needs = [_open_needs(plan, rank, 0, present) for rank in ranks]
+    played: set[Op] = set()
+    result: list[list[tuple[int, int]]] = []
+    left = sum(map(len, plan.orders))
+    while left:
+        level: list[tuple[int, int]] = []
+        for rank, waiting in enumerate(open_needs):
+            while waiting and waiting[-1] in played:
+                waiting.pop()
+            if not waiting and cursors[rank] < len(plan.orders[rank]):
+                level.append((rank, cursors[rank]))
+        if not level:
+            raise DeadlockError(_shortest_circle(plan, cursors, open_needs, present))
+        for rank, index in level:
+            played.update(plan.orders[rank][index].ops)
+            cursors[rank] = index + 1
+            if index + 1 < len(plan.orders[rank]):
+                open_needs[rank] = _open_needs(plan, rank, index + 1, present)
+        result.append(level)
+        left -= len(level)
+    return result
+
+
+def _open_needs(plan: Plan, rank: int, index: int, present: dict[Op, int]) -> list[Op]:
+    if index >= len(plan.orders[rank]):
+        return []
+    wanted: list[Op] = []
+    for op in plan.orders[rank][index].ops:
+        for need in needs(op, plan.placement, present, plan.microbatches_per_chain):
+            if need not in present:
+                raise ScheduleError(f"{op} on rank {rank} needs {need}, which no rank plays")
+            wanted.append(need)
+    return wanted
+
+
+def _shortest_circle(
+    plan: Plan, cursors: list[int], open_needs: list[list[Op]], present: dict[Op, int]
+) -> str:
+    """The shortest circle among the ranks' first unplayed slots, in words."""
+    waits: dict[int, dict[int, Op]] = {}  # rank -> rank it waits for -> the op it waits for
+    for rank, wanted in enumerate(open_needs):
+        if cursors[rank] < len(plan.orders[rank]):
+            waits[rank] = {present[need]: need for need in wanted}
+    circles = [circle for start in waits if (circle := _circle_from(start, waits))]
+    circle = min(circles, key=len)
+    steps = []
+    for rank, target in zip(circle, [*circle[1:], circle[0]], strict=True):
+        here, there = plan.orders[rank][cursors[rank]], plan.orders[target][cursors[target]]
+        need = waits[rank][target]
+        place = "in the same slot" if need in here.ops else f"at or behind {there}"
+        steps.append(f"rank {rank} waits at {here} for {need}, which stands {place} on rank {target}")
+    return "plan deadlocks: " + "; ".join(steps)
+
+
+def _circle_from(start: int, waits: dict[int, dict[int, Op]]) -> list[int] | None:
+    """The shortest way from `start` along waits back to `start`, breadth first."""
+    paths: Iterable[list[int]] = [[start]]
+    seen: set[int] = set()
+    while paths:
+        longer = []
+        for path in paths:
+            for target in waits.get(path[-1], {}):
+                if target == start:
+                    return path
+                if target not in seen:
+                    seen.add(target)
+                    longer.append([*path, target])
+        paths = longer
+    return None

@@ -1,0 +1,86 @@
+"""Small pure passes over a plan: messages, gradient reduction, optimizer step. Their order is the only coupling:
+p2p last, so that it sees every compute op; reduce before step.
+"""
+
+from dataclasses import replace
+
+from parsim.plan.deps import levels
+from parsim.plan.op import BACKWARD, Kind, Op, Slot
+from parsim.plan.placement import Placement
+from parsim.plan.plan import Orders, Plan
+
+__all__ = ["add_gradient_reduction", "add_optimizer_step", "add_p2p", "compute_only"]
+
+_MESSAGES = frozenset({Kind.SEND_F, Kind.RECV_F, Kind.SEND_B, Kind.RECV_B})
+
+
+def compute_only(plan: Plan) -> Plan:
+    """The plan without its SEND and RECV ops: what they order follows from the dependency rule."""
+    return replace(
+        plan,
+        orders=tuple(
+            tuple(slot for slot in order if slot.first.kind not in _MESSAGES) for order in plan.orders
+        ),
+    )
+
+
+def add_p2p(plan: Plan) -> Plan:
+    """Spell out the messages: a SEND right after its producer, and at that moment a RECV on the consumer's rank.
+
+    All rows are cut from one total order in which each SEND stands beside its RECV, so no order of matching,
+    not even a send that blocks until it is received, can deadlock. Raises DeadlockError if the plan does.
+    """
+    plan = compute_only(plan)
+    orders: list[list[Slot]] = [[] for _ in plan.orders]
+    for level in levels(plan):
+        for rank, index in level:
+            slot = plan.orders[rank][index]
+            orders[rank].append(slot)
+            for op in slot.ops:
+                message = _message(op, plan.placement)
+                if message is not None:
+                    send, receive = message
+                    orders[rank].append(Slot(send))
+                    orders[plan.placement.rank_of[receive.stage]].append(Slot(receive))
+    return replace(plan, orders=_frozen(orders))
+
+
+def _message(op: Op, placement: Placement) -> tuple[Op, Op] | None:
+    """The SEND and RECV that carry the result of `op` to another rank; None if it stays, or has no consumer."""
+    if op.kind is Kind.F:
+        target, send, receive = placement.after[op.stage], Kind.SEND_F, Kind.RECV_F
+    elif op.kind in (Kind.B, Kind.I):
+        target, send, receive = placement.before[op.stage], Kind.SEND_B, Kind.RECV_B
+    else:
+        return None
+    if target is None or placement.rank_of[target] == placement.rank_of[op.stage]:
+        return None
+    return Op(op.stage, send, op.mb), Op(target, receive, op.mb)
+
+
+def add_gradient_reduction(plan: Plan) -> Plan:
+    """A REDUCE_GRAD for each stage, right after the last backward of the stage in its rank's order."""
+    orders: list[list[Slot]] = []
+    for order in plan.orders:
+        last = {op.stage: index for index, slot in enumerate(order) for op in slot.ops if op.kind in BACKWARD}
+        row: list[Slot] = []
+        for index, slot in enumerate(order):
+            row.append(slot)
+            row.extend(Slot(Op(op.stage, Kind.REDUCE_GRAD)) for op in slot.ops if last.get(op.stage) == index)
+        orders.append(row)
+    return replace(plan, orders=_frozen(orders))
+
+
+def add_optimizer_step(plan: Plan) -> Plan:
+    """A STEP for each stage at the end of its rank's order."""
+    return replace(
+        plan,
+        orders=tuple(
+            (*order, *(Slot(Op(stage, Kind.STEP)) for stage in plan.placement.stages_of(rank)))
+            for rank, order in enumerate(plan.orders)
+        ),
+    )
+
+
+def _frozen(orders: list[list[Slot]]) -> Orders:
+    return tuple(map(tuple, orders))

@@ -1,0 +1,101 @@
+"""Placement: which rank holds which stage, which part of the model a stage is, and how activations travel.
+
+A *part* is a contiguous slice of the layers; a *stage* one instance of a part on a pipeline rank; a *chain* the
+order of stages that a micro-batch's activations follow. Everything but DualPipe has one chain, and stage s holds
+part s. DualPipe has two: stage s of chain 0 and stage p+s of chain 1 both hold part s.
+"""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from parsim.errors import ScheduleError
+
+__all__ = ["Placement", "looped", "mirrored", "straight", "vee"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Stages on ranks. `rank_of[stage]`, `part_of[stage]`; `chains` partition the stages.
+
+    Raises ScheduleError unless every stage stands in exactly one chain and every rank holds a stage.
+    """
+
+    chains: tuple[tuple[int, ...], ...]
+    rank_of: tuple[int, ...]
+    part_of: tuple[int, ...]
+    before: tuple[int | None, ...] = field(init=False, repr=False, compare=False)
+    after: tuple[int | None, ...] = field(init=False, repr=False, compare=False)
+    chain_of: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        stages = range(len(self.rank_of))
+        if sorted(s for chain in self.chains for s in chain) != list(stages):
+            raise ScheduleError(
+                f"placement: the chains {self.chains} must hold each of the {len(stages)} stages once"
+            )
+        if len(self.part_of) != len(stages):
+            raise ScheduleError(f"placement: {len(self.part_of)} parts given for {len(stages)} stages")
+        if set(self.rank_of) != set(range(max(self.rank_of, default=-1) + 1)):
+            raise ScheduleError(
+                f"placement: ranks {sorted(set(self.rank_of))} must be 0, 1, ... without a gap"
+            )
+        before: list[int | None] = [None] * len(stages)
+        after: list[int | None] = [None] * len(stages)
+        chain_of = [0] * len(stages)
+        for index, chain in enumerate(self.chains):
+            for stage in chain:
+                chain_of[stage] = index
+            for a, b in pairwise(chain):
+                after[a], before[b] = b, a
+        object.__setattr__(self, "before", tuple(before))
+        object.__setattr__(self, "after", tuple(after))
+        object.__setattr__(self, "chain_of", tuple(chain_of))
+
+    @property
+    def ranks(self) -> int:
+        """Number of pipeline ranks p."""
+        return max(self.rank_of) + 1
+
+    @property
+    def stages(self) -> int:
+        """Number of stages S."""
+        return len(self.rank_of)
+
+    @property
+    def parts(self) -> int:
+        """Number of parts the model is cut into."""
+        return max(self.part_of) + 1
+
+    def stages_of(self, rank: int) -> tuple[int, ...]:
+        """The stages of a pipeline rank, in ascending order."""
+        return tuple(s for s, r in enumerate(self.rank_of) if r == rank)
+
+    def twins(self, stage: int) -> tuple[int, ...]:
+        """All stages that hold the same part as `stage`, itself included; their gradients are summed."""
+        return tuple(s for s, part in enumerate(self.part_of) if part == self.part_of[stage])
+
+
+def _single_chain(rank_of: tuple[int, ...]) -> Placement:
+    stages = tuple(range(len(rank_of)))
+    return Placement((stages,), rank_of, stages)
+
+
+def straight(pp: int) -> Placement:
+    """One stage a rank: stage s on rank s."""
+    return looped(pp, 1)
+
+
+def looped(pp: int, stages_per_rank: int) -> Placement:
+    """Stage s on rank s mod p (Megatron's interleaving, breadth-first)."""
+    return _single_chain(tuple(s % pp for s in range(pp * stages_per_rank)))
+
+
+def vee(pp: int) -> Placement:
+    """Two stages a rank, down and up again: stage s on rank s, then on rank 2p-1-s (ZB-V, DualPipeV)."""
+    return _single_chain(tuple(s if s < pp else 2 * pp - 1 - s for s in range(2 * pp)))
+
+
+def mirrored(pp: int) -> Placement:
+    """Two chains over the same parts in opposite directions (DualPipe): stage p+s holds part s on rank p-1-s."""
+    down, up = tuple(range(pp)), tuple(range(pp, 2 * pp))
+    return Placement((down, up), down + tuple(reversed(down)), down + down)

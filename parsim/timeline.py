@@ -1,0 +1,151 @@
+"""The recording: what was played when, and what each rank's memory held. Simulator and executor both write it.
+
+JSON: `schema_version, source "sim"|"run", ranks, spans [{rank, stream, op, start_s, end_s, waiting_s, detail}],
+memory [{rank, t_s, bytes by category}], run, evidence`. Within a major version names are only added.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from parsim.errors import ScheduleError, SpecError
+from parsim.plan.op import Op, parse_op
+
+__all__ = ["COMPUTE_STREAM", "MemorySample", "Span", "Timeline", "parse_timeline", "timeline_document"]
+
+SCHEMA_VERSION = "1.0"
+COMPUTE_STREAM = "compute"
+
+
+class Span(NamedTuple):
+    """One op with a start and an end on a stream ("compute", "p2p", "collective", "copy") of a pipeline rank.
+
+    Two ops of an overlapped pair are two spans with the same times; `detail["pair"]` is then the other op.
+    `waiting_s` is how long the stream stood idle for this op's inputs just before it started.
+    """
+
+    rank: int
+    stream: str
+    op: Op
+    start_s: float
+    end_s: float
+    waiting_s: float = 0.0
+    detail: Mapping[str, Any] = {}
+
+
+class MemorySample(NamedTuple):
+    """What rank `rank` holds from `t_s` on, in bytes by category."""
+
+    rank: int
+    t_s: float
+    bytes: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A recording of one step. `ranks` is the number of ranks recorded; spans are ordered by rank and start."""
+
+    ranks: int
+    spans: tuple[Span, ...]
+    memory: tuple[MemorySample, ...] = ()
+    source: Literal["sim", "run"] = "sim"
+    run: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def makespan_s(self) -> float:
+        """End of the last span; a recording starts at 0."""
+        return max((span.end_s for span in self.spans), default=0.0)
+
+    def stream(self, rank: int, stream: str = COMPUTE_STREAM) -> tuple[Span, ...]:
+        """The spans of one stream of one rank, by start."""
+        return tuple(span for span in self.spans if span.rank == rank and span.stream == stream)
+
+    def by_rank(self, stream: str = COMPUTE_STREAM) -> list[list[Span]]:
+        """The spans of one stream, a list for each rank."""
+        rows: list[list[Span]] = [[] for _ in range(self.ranks)]
+        for span in self.spans:
+            if span.stream == stream:
+                rows[span.rank].append(span)
+        return rows
+
+
+def timeline_document(timeline: Timeline) -> dict[str, Any]:
+    """The recording as plain JSON values."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "source": timeline.source,
+        "ranks": timeline.ranks,
+        "spans": [
+            {**span._asdict(), "op": str(span.op), "detail": dict(span.detail)} for span in timeline.spans
+        ],
+        "memory": [{**sample._asdict(), "bytes": dict(sample.bytes)} for sample in timeline.memory],
+        "run": dict(timeline.run),
+        "evidence": dict(timeline.evidence),
+    }
+
+
+def parse_timeline(text: str) -> Timeline:
+    """The recording that a JSON document spells. Raises SpecError with the first thing that is wrong."""
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SpecError(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise SpecError("not a timeline: the JSON is nested too deeply") from None
+    if not isinstance(document, dict) or not isinstance(document.get("spans"), list):
+        raise SpecError("not a timeline: the JSON must be an object with a list 'spans'")
+    version = document.get("schema_version")
+    if not isinstance(version, str) or version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+        raise SpecError(f"schema_version {version!r}: this parsim reads {SCHEMA_VERSION.split('.')[0]}.x")
+    source = document.get("source")
+    if source not in ("sim", "run"):
+        raise SpecError(f'source {source!r}: a timeline is from "sim" or "run"')
+    ranks = document.get("ranks")
+    if type(ranks) is not int or ranks < 1:
+        raise SpecError(f"ranks {ranks!r}: a whole number >= 1")
+    return Timeline(
+        ranks=ranks,
+        spans=tuple(_read_span(item, index, ranks) for index, item in enumerate(document["spans"])),
+        memory=tuple(_read_samples(document.get("memory", []), ranks)),
+        source=source,
+        run=document.get("run") or {},
+        evidence=document.get("evidence") or {},
+    )
+
+
+def _read_span(item: object, index: int, ranks: int) -> Span:
+    if not isinstance(item, dict):
+        raise SpecError(f"span {index}: must be an object")
+    rank, stream = item.get("rank"), item.get("stream")
+    if type(rank) is not int or not 0 <= rank < ranks:
+        raise SpecError(f"span {index}: rank {rank!r} is not one of the {ranks} ranks")
+    if not isinstance(stream, str):
+        raise SpecError(f"span {index}: stream {stream!r} is not a name")
+    try:
+        op = parse_op(str(item.get("op")))
+    except ScheduleError as error:
+        raise SpecError(f"span {index}: {error}") from None
+    start, end = _time(item.get("start_s"), index), _time(item.get("end_s"), index)
+    if end < start:
+        raise SpecError(f"span {index}: {op} ends at {end} before it starts at {start}")
+    detail = item.get("detail") or {}
+    return Span(rank, stream, op, start, end, _time(item.get("waiting_s", 0.0), index), detail)
+
+
+def _read_samples(items: object, ranks: int) -> Iterator[MemorySample]:
+    for index, item in enumerate(items if isinstance(items, list) else []):
+        if not isinstance(item, dict) or not isinstance(item.get("bytes"), dict):
+            raise SpecError(f"memory sample {index}: must be an object with 'rank', 't_s' and 'bytes'")
+        rank = item.get("rank")
+        if type(rank) is not int or not 0 <= rank < ranks:
+            raise SpecError(f"memory sample {index}: rank {rank!r} is not one of the {ranks} ranks")
+        yield MemorySample(rank, _time(item.get("t_s"), index), item["bytes"])
+
+
+def _time(value: object, index: int) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise SpecError(f"entry {index}: time {value!r} is not a finite number of seconds >= 0")
+    return float(value)
