@@ -78,9 +78,7 @@ def timeline_document(timeline: Timeline) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "source": timeline.source,
         "ranks": timeline.ranks,
-        "spans": [
-            {**span._asdict(), "op": str(span.op), "detail": dict(span.detail)} for span in timeline.spans
-        ],
+        "spans": [{**span._asdict(), "op": str(span.op), "detail": dict(span.detail)} for span in timeline.spans],
         "memory": [{**sample._asdict(), "bytes": dict(sample.bytes)} for sample in timeline.memory],
         "run": dict(timeline.run),
         "evidence": dict(timeline.evidence),

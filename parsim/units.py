@@ -43,9 +43,7 @@ def parse_quantity(value: object, unit: str) -> float:
             raise SpecError(f"{value!r} is not a quantity in {unit}; write for example {_example(unit)!r}")
         number, suffix = float(match[1].replace("_", "")), match[2]
         if suffix is not None and suffix not in known:
-            raise SpecError(
-                f"{value!r}: unit {suffix!r} is not one of {unit}; write for example {_example(unit)!r}"
-            )
+            raise SpecError(f"{value!r}: unit {suffix!r} is not one of {unit}; write for example {_example(unit)!r}")
         factor = 1.0 if suffix is None else known[suffix]
     else:
         raise SpecError(f"{value!r} is not a quantity in {unit}; write for example {_example(unit)!r}")
@@ -70,9 +68,7 @@ def format_bytes(size: float) -> str:
     """Bytes as a person reads them: binary units, three significant digits ("76.3 GiB")."""
     for factor, unit in ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")):
         if abs(size) >= factor:
-            return (
-                f"{size / factor:.3g} {unit}" if abs(size) < 999.5 * factor else f"{size / factor:.0f} {unit}"
-            )
+            return f"{size / factor:.3g} {unit}" if abs(size) < 999.5 * factor else f"{size / factor:.0f} {unit}"
     return f"{size:.0f} B"
 
 

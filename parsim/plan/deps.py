@@ -17,9 +17,7 @@ from parsim.plan.plan import Plan
 __all__ = ["check", "last_backward", "levels", "needs"]
 
 
-def needs(
-    op: Op, placement: Placement, present: Container[Op], microbatches_per_chain: int
-) -> tuple[Op, ...]:
+def needs(op: Op, placement: Placement, present: Container[Op], microbatches_per_chain: int) -> tuple[Op, ...]:
     """The ops that must have ended before `op` may start, by the rule above.
 
     `present` are the ops of the plan: it tells whether backwards are split and whether messages are spelled out.
@@ -90,9 +88,7 @@ def _positions(plan: Plan) -> dict[Op, int]:
     placement, found = plan.placement, dict[Op, int]()
     for rank, op in plan.ops():
         if op.stage >= placement.stages:
-            raise ScheduleError(
-                f"rank {rank} plays {op}, but the plan has stages 0 to {placement.stages - 1}"
-            )
+            raise ScheduleError(f"rank {rank} plays {op}, but the plan has stages 0 to {placement.stages - 1}")
         if placement.rank_of[op.stage] != rank:
             raise ScheduleError(
                 f"rank {rank} plays {op}, but stage {op.stage} is on rank {placement.rank_of[op.stage]}"
@@ -140,9 +136,7 @@ def _check_messages(plan: Plan, present: dict[Op, int]) -> None:
             raise ScheduleError(f"rank {rank} plays {op}, but it faces {where}: nothing is sent there")
         if Op(peer, match, op.mb) not in present:
             other = Op(peer, match, op.mb)
-            raise ScheduleError(
-                f"rank {rank} plays {op}, but rank {placement.rank_of[peer]} never plays {other}"
-            )
+            raise ScheduleError(f"rank {rank} plays {op}, but rank {placement.rank_of[peer]} never plays {other}")
 
 
 def levels(plan: Plan, present: dict[Op, int] | None = None) -> list[list[tuple[int, int]]]:
@@ -189,9 +183,7 @@ def _open_needs(plan: Plan, rank: int, index: int, present: dict[Op, int]) -> li
     return wanted
 
 
-def _shortest_circle(
-    plan: Plan, cursors: list[int], open_needs: list[list[Op]], present: dict[Op, int]
-) -> str:
+def _shortest_circle(plan: Plan, cursors: list[int], open_needs: list[list[Op]], present: dict[Op, int]) -> str:
     """The shortest circle among the ranks' first unplayed slots, in words."""
     waits: dict[int, dict[int, Op]] = {}  # rank -> rank it waits for -> the op it waits for
     for rank, wanted in enumerate(open_needs):

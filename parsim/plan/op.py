@@ -73,9 +73,7 @@ def parse_op(text: str) -> Op:
     """The op that prints as `text`; ScheduleError unless the whole text is one."""
     match = _OP.fullmatch(text)
     if match is None:
-        raise ScheduleError(
-            f"{text!r} is not an op: write STAGE KIND MICROBATCH as in 2F0, 1SEND_B3 or 4REDUCE_GRAD"
-        )
+        raise ScheduleError(f"{text!r} is not an op: write STAGE KIND MICROBATCH as in 2F0, 1SEND_B3 or 4REDUCE_GRAD")
     stage, kind, mb = int(match[1]), Kind(match[2]), match[3]
     if (mb is None) != (kind in _WITHOUT_MICROBATCH):
         rule = "takes no micro-batch" if kind in _WITHOUT_MICROBATCH else "needs a micro-batch"

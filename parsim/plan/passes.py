@@ -18,9 +18,7 @@ def compute_only(plan: Plan) -> Plan:
     """The plan without its SEND and RECV ops: what they order follows from the dependency rule."""
     return replace(
         plan,
-        orders=tuple(
-            tuple(slot for slot in order if slot.first.kind not in _MESSAGES) for order in plan.orders
-        ),
+        orders=tuple(tuple(slot for slot in order if slot.first.kind not in _MESSAGES) for order in plan.orders),
     )
 
 

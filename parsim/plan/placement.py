@@ -30,15 +30,11 @@ class Placement:
     def __post_init__(self) -> None:
         stages = range(len(self.rank_of))
         if sorted(s for chain in self.chains for s in chain) != list(stages):
-            raise ScheduleError(
-                f"placement: the chains {self.chains} must hold each of the {len(stages)} stages once"
-            )
+            raise ScheduleError(f"placement: the chains {self.chains} must hold each of the {len(stages)} stages once")
         if len(self.part_of) != len(stages):
             raise ScheduleError(f"placement: {len(self.part_of)} parts given for {len(stages)} stages")
         if set(self.rank_of) != set(range(max(self.rank_of, default=-1) + 1)):
-            raise ScheduleError(
-                f"placement: ranks {sorted(set(self.rank_of))} must be 0, 1, ... without a gap"
-            )
+            raise ScheduleError(f"placement: ranks {sorted(set(self.rank_of))} must be 0, 1, ... without a gap")
         before: list[int | None] = [None] * len(stages)
         after: list[int | None] = [None] * len(stages)
         chain_of = [0] * len(stages)

@@ -29,9 +29,7 @@ class Plan:
         if self.microbatches < 1:
             raise ScheduleError(f"micro-batches {self.microbatches}: a plan needs at least 1")
         if len(self.orders) != self.placement.ranks:
-            raise ScheduleError(
-                f"plan has {len(self.orders)} orders for {self.placement.ranks} pipeline ranks"
-            )
+            raise ScheduleError(f"plan has {len(self.orders)} orders for {self.placement.ranks} pipeline ranks")
         chains = len(self.placement.chains)
         if self.microbatches % chains:
             raise ScheduleError(

@@ -58,9 +58,7 @@ def parse_json(text: str) -> Plan:
     placement = _read_placement(document["placement"])
     microbatches = document.get("microbatches")
     if not isinstance(microbatches, int) or isinstance(microbatches, bool):
-        raise ScheduleError(
-            f"microbatches {microbatches!r}: a plan with a placement states them as a whole number"
-        )
+        raise ScheduleError(f"microbatches {microbatches!r}: a plan with a placement states them as a whole number")
     plan = Plan(name, placement, microbatches, orders)
     check(plan)
     return plan
@@ -78,6 +76,4 @@ def _read_placement(value: object) -> Placement:
         or not isinstance(value["chains"], list)
     ):
         raise ScheduleError("placement: needs exactly the keys chains, rank_of and part_of")
-    return Placement(
-        tuple(whole(chain) for chain in value["chains"]), whole(value["rank_of"]), whole(value["part_of"])
-    )
+    return Placement(tuple(whole(chain) for chain in value["chains"]), whole(value["rank_of"]), whole(value["part_of"]))

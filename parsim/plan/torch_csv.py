@@ -60,9 +60,7 @@ def infer_plan(orders: Orders, name: str) -> Plan:
     for rank, order in enumerate(orders):
         for op in (op for slot in order for op in slot.ops):
             if rank_of.setdefault(op.stage, rank) != rank:
-                raise ScheduleError(
-                    f"{op} is on rank {rank}, but stage {op.stage} stands on rank {rank_of[op.stage]}"
-                )
+                raise ScheduleError(f"{op} is on rank {rank}, but stage {op.stage} stands on rank {rank_of[op.stage]}")
             microbatches = max(microbatches, 1 if op.mb is None else op.mb + 1)
     stages = tuple(range(len(rank_of)))
     if gaps := [stage for stage in stages if stage not in rank_of]:
