@@ -1,0 +1,115 @@
+"""Who may import whom, which library lives in which room, and that every module says what it exports."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import parsim
+
+ROOT = Path(parsim.__file__).parent
+MODULES = sorted(path for path in ROOT.rglob("*.py") if "topologies" not in path.parts)
+
+# Data flows left to right only: a room may import itself and what stands here.
+BASE = {"errors", "units"}
+MAY_IMPORT = {
+    "errors": set(),
+    "units": BASE,
+    "files": BASE,
+    "plan": BASE,
+    "schedules": BASE | {"plan"},
+    "spec": BASE | {"files"},
+    "model": BASE | {"spec"},
+    "axes": BASE | {"spec", "model"},
+    "network": BASE | {"spec", "axes"},
+    "timeline": BASE | {"plan"},
+    "cost": BASE | {"spec", "model", "axes", "network", "plan"},
+    "memory": BASE | {"spec", "model", "axes", "plan", "timeline"},
+    "sim": BASE | {"plan", "cost", "network", "memory", "timeline"},
+    "metrics": BASE | {"spec", "model", "plan", "memory", "timeline"},
+    "compare": BASE | {"spec", "model", "plan", "memory", "timeline", "metrics"},
+    "report": BASE | {"spec", "model", "plan", "memory", "timeline", "metrics", "compare", "network"},
+}
+SEES_ALL = {"parsim", "cli", "schedule_run", "simulate"}
+HOME_OF = {
+    "pydantic": {"spec"},
+    "simpy": {"sim"},
+    "networkx": {"network"},
+    "plotly": {"report"},
+    "kaleido": {"report"},
+    "torch": set(),
+    "executor": set(),
+}
+
+
+def room_of(path: Path) -> str:
+    relative = path.relative_to(ROOT)
+    return "parsim" if relative.name == "__init__.py" and len(relative.parts) == 1 else relative.parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Dotted names of everything a file imports, also inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            # `from parsim import plan` imports a room, `from parsim.plan import Op` a name of one.
+            found.update(f"{module}.{alias.name}" if module == "parsim" else module for alias in node.names)
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_follow_the_rules(path: Path) -> None:
+    room = room_of(path)
+    for name in imports_of(path):
+        top, *rest = name.split(".")
+        if top == "parsim" and rest and room not in SEES_ALL:
+            assert rest[0] in MAY_IMPORT[room] | {room}, f"{room} may not import {name}"
+        if top in HOME_OF:
+            assert room in HOME_OF[top], f"{top} is imported in {room}; its home is {HOME_OF[top] or 'elsewhere'}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_exports_what_it_says(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    if room_of(path) in {"parsim", "cli"}:
+        return
+    defined = {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    }
+    module = importlib.import_module(".".join(("parsim", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"))
+    names = getattr(module, "__all__", None)
+    assert names is not None, f"{path} has no __all__"
+    assert len(set(names)) == len(names)
+    assert all(hasattr(module, name) for name in names)
+    assert defined <= set(names), f"public but not exported: {sorted(defined - set(names))}"
+
+
+def test_the_public_api_is_what_it_says() -> None:
+    assert all(hasattr(parsim, name) for name in parsim.__all__)
+    assert set(parsim.__all__) <= set(dir(parsim))
+
+
+def test_files_stay_near_three_hundred_lines() -> None:
+    long = {str(path.relative_to(ROOT)): n for path in MODULES if (n := len(path.read_text().splitlines())) > 340}
+    assert not long, f"two nouns in one file? {long}"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, parsim.cli as cli\n"
+        "code = cli.run(['--help'])\n"
+        "heavy = {'numpy', 'networkx', 'plotly', 'torch', 'simpy', 'pydantic'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "schedule" in done.stdout
