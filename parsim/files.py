@@ -1,13 +1,14 @@
 """Files of users: read with one clear line when something is wrong, written whole or not at all."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from parsim.errors import ParsimError
+from parsim.errors import ParsimError, SpecError
 
-__all__ = ["check_writable", "read_text", "write_all"]
+__all__ = ["check_writable", "parse_json_text", "read_text", "write_all"]
 
 _LARGEST_TEXT = 256 * 2**20
 
@@ -27,6 +28,16 @@ def read_text(path: Path, what: str = "file") -> str:
         raise ParsimError(f"{path} is not UTF-8 text (byte {error.start})") from None
     except (OSError, ValueError) as error:
         raise ParsimError(f"{path} cannot be read: {_reason(error)}") from None
+
+
+def parse_json_text(text: str) -> object:
+    """The plain values of a JSON text. Raises SpecError with the place, also for absurd nesting or digits."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SpecError(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except (RecursionError, ValueError):
+        raise SpecError("not JSON that can be read: nested too deeply, or a number of absurd length") from None
 
 
 def check_writable(paths: Iterable[Path]) -> None:

@@ -47,6 +47,12 @@ class UnitCost:
     def hop_seconds(self, source: int, target: int) -> float:
         return self.time("P2P", source)
 
+    def document(self, stages: int) -> dict[str, float | list[float]]:
+        """Every time as played: one number, or a list by stage where stages differ."""
+        names = [name for name in _NAMES if name != "FB" or name in self.times]
+        rows = {name: [self.time(name, stage) for stage in range(stages)] for name in names}
+        return {name: row[0] if len(set(row)) == 1 else row for name, row in rows.items()}
+
     def check(self, stages: int) -> None:
         """ScheduleError if a list of times is not as long as the number of stages."""
         for name, values in self.times.items():

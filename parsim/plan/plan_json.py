@@ -3,7 +3,6 @@
 What `parsim schedule --json` prints is such a document too. Without `placement` it is inferred as for a CSV.
 """
 
-import json
 from typing import Any
 
 from parsim.errors import ScheduleError
@@ -33,14 +32,8 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     }
 
 
-def parse_json(text: str) -> Plan:
-    """The sound plan that a JSON document spells. Raises ScheduleError (what is missing or broken) or DeadlockError."""
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ScheduleError(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
-    except RecursionError:
-        raise ScheduleError("not a plan: the JSON is nested too deeply") from None
+def parse_json(document: object) -> Plan:
+    """The sound plan that a JSON document (already plain values) spells. ScheduleError: what is missing or broken."""
     if not isinstance(document, dict):
         raise ScheduleError("not a plan: the JSON must be an object with the key 'orders'")
     version = document.get("schema_version", SCHEMA_VERSION)

@@ -1,0 +1,173 @@
+"""Two recordings, or two results, side by side: how far apart, and which causes add up to the difference.
+
+A rank's makespan is its busy time by kind plus its idle time; averaged over ranks the differences of these terms sum
+to the difference of the makespans exactly. A result's step time is its compute plus its exposed times, likewise.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from parsim.errors import SpecError
+from parsim.files import parse_json_text
+from parsim.metrics import busy_seconds
+from parsim.timeline import COMPUTE_STREAM, Span, Timeline, parse_timeline
+
+__all__ = ["Cause", "Comparison", "OpDifference", "compare", "compare_results", "compare_timelines", "parse_recording"]
+
+SCHEMA_VERSION = "1.0"
+_MOST_OPS = 20
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One term of the total, in seconds (or units) averaged over ranks: in A, in B, and the difference."""
+
+    cause: str
+    a: float
+    b: float
+
+    @property
+    def delta(self) -> float:
+        return self.b - self.a
+
+
+@dataclass(frozen=True)
+class OpDifference:
+    """One op that both recordings hold on the same rank."""
+
+    rank: int
+    op: str
+    a: float
+    b: float
+
+    @property
+    def delta(self) -> float:
+        return self.b - self.a
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`total` is the makespan or step time; the causes' differences sum to its difference."""
+
+    kind: str
+    total: Cause
+    causes: tuple[Cause, ...]
+    ops: tuple[OpDifference, ...] = ()
+    differences: tuple[tuple[str, Any, Any], ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+
+        def row(item: Cause | OpDifference) -> dict[str, Any]:
+            return {**asdict(item), "delta": item.delta}
+
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "kind": self.kind,
+            "total": {**row(self.total), "ratio": self.total.b / self.total.a if self.total.a else None},
+            "causes": [row(cause) for cause in self.causes],
+            "ops": [row(op) for op in self.ops],
+            "differences": [{"field": field, "a": a, "b": b} for field, a, b in self.differences],
+        }
+
+
+def parse_recording(text: str) -> Timeline | dict[str, Any]:
+    """A timeline, or the document of a `simulate` result. Raises SpecError if the text is neither."""
+    document = parse_json_text(text)
+    if isinstance(document, dict) and "spans" in document:
+        return parse_timeline(document)
+    if isinstance(document, dict) and _is_number(document.get("step_time_s")) and _is_numbers(document.get("exposed_s")):
+        return document
+    raise SpecError("neither a timeline (key 'spans') nor a result (keys 'step_time_s' and 'exposed_s')")
+
+
+def compare(a: Timeline | Mapping[str, Any], b: Timeline | Mapping[str, Any]) -> Comparison:
+    """Compare two recordings or two results; SpecError for one of each."""
+    if isinstance(a, Timeline) and isinstance(b, Timeline):
+        return compare_timelines(a, b)
+    if isinstance(a, Timeline) or isinstance(b, Timeline):
+        raise SpecError("one is a timeline and the other a result: compare two of the same kind")
+    return compare_results(a, b)
+
+
+def compare_timelines(a: Timeline, b: Timeline) -> Comparison:
+    """Two recordings: busy time by kind and idle time, averaged over ranks, and the ops that differ most."""
+    if a.ranks != b.ranks:
+        raise SpecError(f"the recordings have {a.ranks} and {b.ranks} ranks: compare two of the same plan")
+    uses = [_time_by_kind(a), _time_by_kind(b)]
+    kinds = [*dict.fromkeys((*uses[0], *uses[1]))]
+    causes = sorted(
+        (Cause(kind, uses[0].get(kind, 0.0), uses[1].get(kind, 0.0)) for kind in kinds), key=lambda c: -abs(c.delta)
+    )
+    return Comparison(
+        "timelines",
+        Cause("makespan", a.makespan_s, b.makespan_s),
+        tuple(causes),
+        _differing_ops(a, b),
+        tuple(_differences(a.run, b.run)),
+    )
+
+
+def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
+    """Two results of `simulate`: compute and exposed times, and which fields of the runs differ."""
+    terms = [{"compute": _compute(result), **result["exposed_s"]} for result in (a, b)]
+    names = [*dict.fromkeys((*terms[0], *terms[1]))]
+    causes = [Cause(name, terms[0].get(name, 0.0), terms[1].get(name, 0.0)) for name in names]
+    return Comparison(
+        "results",
+        Cause("step_time", a["step_time_s"], b["step_time_s"]),
+        tuple(sorted(causes, key=lambda cause: -abs(cause.delta))),
+        differences=tuple(_differences(a.get("run") or {}, b.get("run") or {})),
+    )
+
+
+def _compute(result: Mapping[str, Any]) -> float:
+    exposed = sum(float(time) for time in result["exposed_s"].values())
+    return float(result["step_time_s"]) - exposed
+
+
+def _time_by_kind(timeline: Timeline) -> dict[str, float]:
+    """Busy time by kind and "idle", averaged over ranks; an overlapped pair is a kind of its own."""
+    sums: dict[str, float] = {}
+    for spans in timeline.by_rank(COMPUTE_STREAM):
+        for span in spans:
+            sums[_kind(span)] = sums.get(_kind(span), 0.0) + (span.end_s - span.start_s) / _sharers(span)
+        sums["idle"] = sums.get("idle", 0.0) + timeline.makespan_s - busy_seconds(spans)
+    return {kind: total / timeline.ranks for kind, total in sums.items()}
+
+
+def _kind(span: Span) -> str:
+    return "F and B overlapped" if "pair" in span.detail else str(span.op.kind)
+
+
+def _sharers(span: Span) -> int:
+    return 2 if "pair" in span.detail else 1
+
+
+def _differing_ops(a: Timeline, b: Timeline) -> tuple[OpDifference, ...]:
+    durations = {(span.rank, span.op): span.end_s - span.start_s for span in a.spans}
+    both = (
+        OpDifference(span.rank, str(span.op), durations[span.rank, span.op], span.end_s - span.start_s)
+        for span in b.spans
+        if (span.rank, span.op) in durations
+    )
+    ranked = sorted((op for op in both if op.delta), key=lambda op: (-abs(op.delta), op.rank, op.op))
+    return tuple(ranked[:_MOST_OPS])
+
+
+def _differences(a: Any, b: Any, path: str = "") -> Iterable[tuple[str, Any, Any]]:
+    """Dotted fields in which two documents differ."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in dict.fromkeys((*a, *b)):
+            yield from _differences(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
+    elif a != b:
+        yield path, a, b
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_number(item) for item in value.values())
