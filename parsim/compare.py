@@ -11,7 +11,7 @@ from typing import Any
 from parsim.errors import SpecError
 from parsim.files import parse_json_text
 from parsim.metrics import busy_seconds
-from parsim.timeline import COMPUTE_STREAM, Span, Timeline, parse_timeline
+from parsim.timeline import COMPUTE_STREAM, Span, Timeline, timeline_from_document
 
 __all__ = ["Cause", "Comparison", "OpDifference", "compare", "compare_results", "compare_timelines", "parse_recording"]
 
@@ -76,8 +76,12 @@ def parse_recording(text: str) -> Timeline | dict[str, Any]:
     """A timeline, or the document of a `simulate` result. Raises SpecError if the text is neither."""
     document = parse_json_text(text)
     if isinstance(document, dict) and "spans" in document:
-        return parse_timeline(document)
-    if isinstance(document, dict) and _is_number(document.get("step_time_s")) and _is_numbers(document.get("exposed_s")):
+        return timeline_from_document(document)
+    if (
+        isinstance(document, dict)
+        and _is_number(document.get("step_time_s"))
+        and _is_numbers(document.get("exposed_s"))
+    ):
         return document
     raise SpecError("neither a timeline (key 'spans') nor a result (keys 'step_time_s' and 'exposed_s')")
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from parsim.errors import ScheduleError, SpecError
 from parsim.plan.op import Op, parse_op
 
-__all__ = ["COMPUTE_STREAM", "MemorySample", "Span", "Timeline", "parse_timeline", "timeline_document"]
+__all__ = ["COMPUTE_STREAM", "MemorySample", "Span", "Timeline", "timeline_document", "timeline_from_document"]
 
 SCHEMA_VERSION = "1.0"
 COMPUTE_STREAM = "compute"
@@ -84,7 +84,7 @@ def timeline_document(timeline: Timeline) -> dict[str, Any]:
     }
 
 
-def parse_timeline(document: object) -> Timeline:
+def timeline_from_document(document: object) -> Timeline:
     """The recording that a JSON document (already plain values) spells. SpecError with the first thing wrong."""
     if not isinstance(document, dict) or not isinstance(document.get("spans"), list):
         raise SpecError("not a timeline: the JSON must be an object with a list 'spans'")

@@ -5,7 +5,7 @@ from parsim.plan.op import BACKWARD, COMPUTE, Kind, Op, Slot, parse_op, parse_sl
 from parsim.plan.passes import add_gradient_reduction, add_optimizer_step, add_p2p, compute_only
 from parsim.plan.placement import Placement, looped, mirrored, straight, vee
 from parsim.plan.plan import Orders, Plan
-from parsim.plan.plan_json import parse_json, plan_document
+from parsim.plan.plan_json import plan_document, plan_from_document
 from parsim.plan.torch_csv import parse_csv, write_csv
 
 __all__ = [
@@ -28,10 +28,10 @@ __all__ = [
     "mirrored",
     "needs",
     "parse_csv",
-    "parse_json",
     "parse_op",
     "parse_slot",
     "plan_document",
+    "plan_from_document",
     "straight",
     "vee",
     "write_csv",

@@ -11,7 +11,7 @@ from parsim.plan.placement import Placement
 from parsim.plan.plan import Plan
 from parsim.plan.torch_csv import infer_plan, read_orders
 
-__all__ = ["SCHEMA_VERSION", "parse_json", "plan_document"]
+__all__ = ["SCHEMA_VERSION", "plan_document", "plan_from_document"]
 
 SCHEMA_VERSION = "1.0"
 
@@ -32,7 +32,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     }
 
 
-def parse_json(document: object) -> Plan:
+def plan_from_document(document: object) -> Plan:
     """The sound plan that a JSON document (already plain values) spells. ScheduleError: what is missing or broken."""
     if not isinstance(document, dict):
         raise ScheduleError("not a plan: the JSON must be an object with the key 'orders'")
