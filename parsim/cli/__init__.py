@@ -1,0 +1,46 @@
+"""The command line. Commands import what they need when they run, so that `--help` stays fast.
+
+User errors go to stderr as `error: ...` with exit code 2 and no traceback; outputs are written whole or not at all.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from parsim.cli.commands import app
+from parsim.errors import ParsimError
+
+__all__ = ["main", "run"]
+
+# Typer vendors or depends on click, by release; BadParameter is the one of click's errors that it always exports.
+_ClickException: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; the exit code: 0 done, 1 the reader of our output went away, 2 a user error, 130 Ctrl-C."""
+    try:
+        code = app(list(arguments), prog_name="parsim", standalone_mode=False)
+        sys.stdout.flush()
+    except ParsimError as error:
+        return _fail(str(error))
+    except _ClickException as error:
+        return _fail(getattr(error, "format_message", error.__str__)() or f"{' '.join(arguments)}: see --help")
+    except BrokenPipeError:
+        # The reader (`| head`) is gone; keep the interpreter from flushing into the closed pipe once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def main() -> None:
+    """The console script."""
+    raise SystemExit(run(sys.argv[1:]))

@@ -1,0 +1,197 @@
+"""The commands and their options, as cli.md of the project's public face names them; each is a file of its own."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="parsim",
+    help="Plan the parallel layout of large-model training: step time, bubbles and memory on every rank.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Html = Annotated[Path | None, typer.Option(metavar="FILE", help="One offline page with the diagram and the numbers.")]
+Png = Annotated[Path | None, typer.Option(metavar="FILE", help="The diagram as a picture (extra [png], and a Chrome).")]
+Trace = Annotated[Path | None, typer.Option(metavar="FILE", help="Chrome/Perfetto trace.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="The numbers as JSON; - for standard output.")
+]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from parsim import __version__
+
+        typer.echo(f"parsim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+
+
+@app.command()
+def schedule(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME|all]", help="A schedule of `parsim list schedules`.")
+    ] = None,
+    pp: Annotated[int | None, typer.Option(help="Pipeline ranks p.")] = None,
+    microbatches: Annotated[
+        int | None, typer.Option(help="Micro-batches m of a step (both directions together).")
+    ] = None,
+    stages_per_rank: Annotated[int | None, typer.Option(help="Stages per rank v.")] = None,
+    group_size: Annotated[
+        int | None, typer.Option(help="Micro-batch group of `interleaved` (Megatron's short last group).")
+    ] = None,
+    times: Annotated[
+        str, typer.Option(help="Times F, I, W, B, FB, P2P; by stage as F=1:1:1.2. B = I + W, FB = F + B unless given.")
+    ] = "F=1,I=1,W=1,P2P=0",
+    memory_limit: Annotated[
+        float | None, typer.Option(help="Refuse schedules that hold more stage-activations on a rank.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Play a plan of your own (CSV or JSON) instead of NAME.")
+    ] = None,
+    html: Html = None,
+    png: Png = None,
+    trace: Trace = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The plan as PyTorch writes it, compute ops only.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Play a pipeline schedule at unit times: makespan, bubbles, activations in flight, and a diagram."""
+    from parsim.cli.schedule import schedule_command
+
+    schedule_command(
+        name,
+        pp,
+        microbatches,
+        stages_per_rank,
+        group_size,
+        times,
+        memory_limit,
+        plan,
+        html=html,
+        png=png,
+        trace=trace,
+        csv=csv,
+        json=json,
+    )
+
+
+@app.command()
+def simulate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run: a YAML file, or a name of `parsim list runs`.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. layout.mesh.tp=4.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="path: longest path; events: SimPy. They agree.")] = "path",
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Play a plan of your own (CSV or JSON) instead of the run's schedule."),
+    ] = None,
+    every_rank: Annotated[
+        bool, typer.Option("--every-rank", help="Play every data-parallel replica, not one for all that are alike.")
+    ] = False,
+    steps: Annotated[int, typer.Option(help="Steps to play, each with jitter of its own.")] = 1,
+    jitter: Annotated[
+        str | None, typer.Option(metavar="lognormal:SIGMA", help="Random factor of mean 1 on every op.")
+    ] = None,
+    slow_rank: Annotated[
+        list[str] | None, typer.Option(metavar="RANK=FACTOR", help="A rank whose ops take FACTOR times as long.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the jitter (default: the run's).")] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The recording as JSON: every op, memory over time.")
+    ] = None,
+    html: Html = None,
+    png: Png = None,
+    trace: Trace = None,
+    json: Json = None,
+) -> None:
+    """Predict a training step: time, bubbles, and memory on every pipeline rank."""
+    from parsim.cli.simulate import simulate_command
+
+    simulate_command(
+        run,
+        tuple(overrides or ()),
+        engine,
+        plan,
+        every_rank,
+        steps,
+        jitter,
+        tuple(slow_rank or ()),
+        seed,
+        timeline=timeline,
+        html=html,
+        png=png,
+        trace=trace,
+        json=json,
+    )
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A.json", help="A timeline or a result of `parsim simulate`.")],
+    b: Annotated[Path, typer.Argument(metavar="B.json", help="Another of the same kind.")],
+    html: Html = None,
+    json: Json = None,
+) -> None:
+    """Compare two timelines (predicted and measured) or two results (two layouts), and name the causes."""
+    from parsim.cli.compare import compare_command
+
+    compare_command(a, b, html=html, json=json)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(metavar="schedules|gpus|clusters|models|runs", help="What to list.")],
+    json: Json = None,
+) -> None:
+    """List what parsim knows by name."""
+    from parsim.cli.catalogue import list_command
+
+    list_command(what, json=json)
+
+
+@app.command()
+def init(
+    model: Annotated[
+        str, typer.Option(help="A model of `parsim list models`, or a path to a config.json.")
+    ] = "llama3-70b",
+    cluster: Annotated[str, typer.Option(help="A cluster of `parsim list clusters`.")] = "dgx-h100",
+    gpus: Annotated[int, typer.Option(help="How many GPUs.")] = 512,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where to write the template; - for standard output.")
+    ] = Path("run.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
+) -> None:
+    """Write a commented run file to start from."""
+    from parsim.cli.template import init_command
+
+    init_command(model, cluster, gpus, out, force)
+
+
+@app.command()
+def check(
+    target: Annotated[
+        str | None, typer.Argument(metavar="RUN|PLAN", help="A run (YAML or name) or a plan (CSV or JSON).")
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a run file.")] = False,
+) -> None:
+    """Say what is wrong with a run or a plan, without running it."""
+    from parsim.cli.template import check_command
+
+    check_command(target, schema)

@@ -1,0 +1,142 @@
+"""`parsim schedule`: one schedule, all of them, or a plan of the user's own, at unit times."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from parsim.cli.output import Outputs, json_text
+from parsim.cost.unit import UnitCost, parse_times
+from parsim.errors import ParsimError, ScheduleError
+from parsim.files import parse_json_text, read_text
+from parsim.metrics import BUBBLE_DEFINITIONS
+from parsim.plan import Plan, parse_csv, plan_from_document, write_csv
+from parsim.schedule_result import ScheduleResult, play_schedule
+
+__all__ = ["read_plan", "schedule_command"]
+
+
+def schedule_command(
+    name: str | None,
+    pp: int | None,
+    microbatches: int | None,
+    stages_per_rank: int | None,
+    group_size: int | None,
+    times_text: str,
+    memory_limit: float | None,
+    plan_path: Path | None,
+    **paths: Path | None,
+) -> None:
+    """Play what was named, print its table, write what was asked for."""
+    times = parse_times(times_text)
+    outputs = Outputs(**paths)
+    if plan_path is not None:
+        if name is not None:
+            raise ScheduleError(f"--plan plays {plan_path}: leave out the name {name!r}")
+        return _one(play_schedule(read_plan(plan_path), times, memory_limit), outputs)
+    if name is None:
+        raise ScheduleError("name a schedule (`parsim list schedules`), `all`, or give --plan FILE")
+    if pp is None or microbatches is None:
+        raise ScheduleError(f"{name}: give --pp and --microbatches")
+    options = {} if group_size is None else {"group_size": group_size}
+    if name == "all":
+        return _all(pp, microbatches, stages_per_rank, options, times, memory_limit, outputs)
+    from parsim.schedules import build
+
+    _one(play_schedule(build(name, pp, microbatches, stages_per_rank, **options), times, memory_limit), outputs)
+
+
+def read_plan(path: Path) -> Plan:
+    """A sound plan from a CSV or a JSON file (told apart by the first character)."""
+    text = read_text(path, "plan")
+    try:
+        if text.lstrip().startswith(("{", "[")):
+            return plan_from_document(parse_json_text(text))
+        return parse_csv(text, name=path.stem)
+    except ParsimError as error:
+        raise type(error)(f"{path}: {error}") from None
+
+
+def _one(result: ScheduleResult, outputs: Outputs) -> None:
+    document = result.document()
+    if outputs.wants("json"):
+        outputs.put("json", json_text(document))
+    if outputs.wants("csv"):
+        outputs.put("csv", write_csv(result.plan))
+    if outputs.wants("trace"):
+        from parsim.report import trace
+
+        outputs.put("trace", json_text(trace(result.timeline)))
+    if outputs.wants("html") or outputs.wants("png"):
+        _draw(result, outputs)
+    outputs.write()
+    if not outputs.quiet:
+        from parsim.report import print_schedule
+
+        print_schedule(document)
+
+
+def _draw(result: ScheduleResult, outputs: Outputs) -> None:
+    from parsim.report import gantt, page, png_bytes
+
+    title = _title(result)
+    if outputs.wants("html"):
+        outputs.put("html", page(result.timeline, title=title, facts=_facts(result), unit="units"))
+    if outputs.wants("png"):
+        outputs.put("png", png_bytes(gantt(result.timeline, title=title, unit="units")))
+
+
+def _title(result: ScheduleResult) -> str:
+    placement = result.plan.placement
+    return f"{result.plan.name}: {placement.ranks} pipeline ranks, {result.plan.microbatches} micro-batches"
+
+
+def _facts(result: ScheduleResult) -> list[tuple[str, str, str]]:
+    bubble = result.bubble
+    definitions = BUBBLE_DEFINITIONS
+    return [
+        ("makespan", f"{result.makespan:g}", f"ideal {bubble.ideal:g}: the work of the busiest rank"),
+        ("bubble of the makespan", f"{bubble.of_makespan:.2%}", definitions["of_makespan"]),
+        ("bubble of the span", f"{bubble.of_span:.2%}", definitions["of_span"]),
+        ("over ideal", f"{bubble.over_ideal:.2%}", definitions["over_ideal"]),
+        (
+            "activations in flight",
+            f"{max(result.peak_activations)}",
+            "most stage-activations on one rank, from F to B or W",
+        ),
+    ]
+
+
+def _all(
+    pp: int,
+    microbatches: int,
+    stages_per_rank: int | None,
+    options: Mapping[str, Any],
+    times: UnitCost,
+    memory_limit: float | None,
+    outputs: Outputs,
+) -> None:
+    """Every schedule that is defined at this size; the others with the reason."""
+    from parsim.schedules import build, names
+
+    for kind in ("html", "png", "trace", "csv"):
+        if outputs.wants(kind):
+            raise ScheduleError(f"--{kind} shows one schedule: name it instead of `all`")
+    played: list[dict[str, Any]] = []
+    refused: list[dict[str, str]] = []
+    for name in names():
+        try:
+            played.append(
+                play_schedule(build(name, pp, microbatches, stages_per_rank, **options), times, memory_limit).document()
+            )
+        except ScheduleError as error:
+            refused.append({"schedule": name, "reason": str(error)})
+    if not played:
+        raise ScheduleError(f"no schedule is defined at this size; the first: {refused[0]['reason']}")
+    document = {"schema_version": played[0]["schema_version"], "schedules": played, "refused": refused}
+    if outputs.wants("json"):
+        outputs.put("json", json_text(document))
+    outputs.write()
+    if not outputs.quiet:
+        from parsim.report import print_schedules
+
+        print_schedules(document)

@@ -1,0 +1,78 @@
+"""What a rank holds all through the step: parameters, gradients, optimizer states and the framework's buffers.
+
+Bytes per parameter of mixed-precision Adam (1910.02054): 2 weight, 2 or 4 gradient, 4 master, 4 + 4 moments. ZeRO
+divides by the D ranks that share one set of states: stage 1 the optimizer, 2 also gradients, 3 also weights.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from parsim.errors import LayoutError
+from parsim.memory.ledger import tokens_of
+from parsim.model.weights import Weight, layer_weights, parameters_of_rank
+from parsim.spec import Run
+
+__all__ = ["BytesPerParameter", "bytes_per_parameter", "framework_buffers", "state_bytes"]
+
+_WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
+_MOMENTS = {"adam": 8, "lamb": 8, "sgd": 0, "momentum": 4}
+_GEMM_WORKSPACE = 64 * 2**20  # cuBLAS and Transformer Engine; measured on Megatron-core runs
+
+
+@dataclass(frozen=True)
+class BytesPerParameter:
+    """Bytes per parameter a rank holds, ZeRO already applied."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+
+
+def bytes_per_parameter(run: Run) -> BytesPerParameter:
+    """What the run's software and ZeRO stage cost per parameter of this rank (before ZeRO: 18 by default)."""
+    software, layout = run.software, run.layout
+    if software.optimizer not in _MOMENTS:
+        raise LayoutError(
+            f"software.optimizer {software.optimizer!r}: its states are not modelled; {', '.join(_MOMENTS)} would do"
+        )
+    master = 0 if software.master_weights is None else _WIDTH[software.master_weights]
+    shards = layout.zero_group or layout.mesh.dp * layout.mesh.cp
+    zero = 3 if layout.fsdp else layout.zero
+    return BytesPerParameter(
+        parameters=_WIDTH[software.params_dtype] / (shards if zero >= 3 else 1),
+        gradients=_WIDTH[software.gradient_dtype] / (shards if zero >= 2 else 1),
+        optimizer=(master + _MOMENTS[software.optimizer]) / (shards if zero >= 1 else 1),
+    )
+
+
+def state_bytes(run: Run, weights: Sequence[Weight]) -> dict[str, float]:
+    """Bytes by category of the states of these weights on one tensor-parallel rank."""
+    dense, expert = parameters_of_rank(weights, tp=run.layout.mesh.tp)
+    count, each = dense + expert, bytes_per_parameter(run)
+    return {
+        "parameters": count * each.parameters,
+        "gradients": count * each.gradients,
+        "optimizer": count * each.optimizer,
+    }
+
+
+def framework_buffers(run: Run, linears: Sequence[tuple[float, float]], layers: int) -> Mapping[str, float]:
+    """Buffers that live all through the step, by category.
+
+    - `reserve`: GEMM workspaces, and the dummy gradients Transformer Engine returns when the matmul adds the weight
+      gradient into the buffer: one 16-bit tensor for each distinct linear shape (out, in) on the rank.
+    - `communication`: receive buffers of the pipeline, one activation and one gradient; the gathered weights of two
+      layers (the current and the prefetched one) under ZeRO-3.
+    """
+    at, layout = tokens_of(run), run.layout
+    hidden = at.column * run.model.hidden / at.sp
+    communication = 2 * hidden if layout.mesh.pp > 1 else 0.0
+    if (layout.zero >= 3 or layout.fsdp) and layers:
+        dense, expert = parameters_of_rank(layer_weights(run.model, 0), tp=layout.mesh.tp)
+        communication += min(layers, 2) * (dense + expert) * at.word
+    reserve = 0.0
+    if run.software.framework == "megatron-core":
+        reserve += _GEMM_WORKSPACE
+        if run.software.fused_weight_gradient and layers:
+            reserve += sum(2 * rows * columns for rows, columns in set(linears))
+    return {"communication": communication, "reserve": reserve}
