@@ -47,7 +47,11 @@ HOME_OF = {
 
 def room_of(path: Path) -> str:
     relative = path.relative_to(ROOT)
-    return "parsim" if relative.name == "__init__.py" and len(relative.parts) == 1 else relative.parts[0].removesuffix(".py")
+    return (
+        "parsim"
+        if relative.name == "__init__.py" and len(relative.parts) == 1
+        else relative.parts[0].removesuffix(".py")
+    )
 
 
 def imports_of(path: Path) -> set[str]:
@@ -85,7 +89,9 @@ def test_every_module_exports_what_it_says(path: Path) -> None:
         for node in tree.body
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
     }
-    module = importlib.import_module(".".join(("parsim", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"))
+    module = importlib.import_module(
+        ".".join(("parsim", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    )
     names = getattr(module, "__all__", None)
     assert names is not None, f"{path} has no __all__"
     assert len(set(names)) == len(names)
