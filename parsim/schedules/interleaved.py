@@ -5,9 +5,9 @@ and so on; backwards go through the local stages in reverse. PyTorch makes max(1
 with `group_size` groups have that size, as in Megatron, and the last may be shorter, but not below p.
 """
 
-from parsim.plan import Kind, Op, Orders, Slot, looped
+from parsim.plan import Kind, Orders, Slot, looped
 from parsim.schedules.schedule import ANY, Rule, Schedule, Size
-from parsim.schedules.steady import steady
+from parsim.schedules.steady import stage_slots, steady
 
 __all__ = ["SCHEDULES"]
 
@@ -22,12 +22,8 @@ def _group(pp: int, m: int, group_size: int | None) -> int:
 
 def _grouped(kind: Kind, stages: range, m: int, group: int) -> list[Slot]:
     """The ops of one kind, group by group, each group through the local stages in the order given."""
-    return [
-        Slot(Op(stage, kind, mb))
-        for start in range(0, m, group)
-        for stage in stages
-        for mb in range(start, min(start + group, m))
-    ]
+    slots = [stage_slots(stage, kind, range(m)) for stage in stages]
+    return [slot for start in range(0, m, group) for row in slots for slot in row[start : start + group]]
 
 
 def _interleaved(pp: int, m: int, v: int, group_size: int | None = None) -> Orders:

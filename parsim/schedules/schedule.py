@@ -128,18 +128,10 @@ class Schedule:
             return list(next(((c,) for c in legal), ()))
 
         near = first(range(min(value - 1, most), least - 1, -1)) + first(range(max(value + 1, least), most + 1))
-        given = " and ".join(
-            f"{_label(name)} {size.value(name)}" for name in ("pp", "stages_per_rank")[: _judged_before(number)]
-        )
-        at = f" at {given}" if given else ""
+        at = "" if number in ("pp", "stages_per_rank") else f" at pp {size.pp}"
         way_out = f"{' or '.join(map(str, near))} would do" if near else "no value would do"
         return f"{_label(number)} {value}: {self.name}{at} needs {broken.says(size)}; {way_out}"
 
 
 def _label(number: str) -> str:
     return _LABELS.get(number, number)
-
-
-def _judged_before(number: str) -> int:
-    """How many of pp and stages per rank a rule on `number` may depend on."""
-    return {"pp": 0, "stages_per_rank": 1, "microbatches": 1}.get(number, 1)
