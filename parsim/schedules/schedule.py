@@ -38,7 +38,8 @@ class Size:
 
     def value(self, name: str) -> int:
         """The number that a rule judges: pp, microbatches, stages_per_rank, or an option."""
-        return self.options[name] if name in self.options else int(getattr(self, name))
+        value: int = self.options[name] if name in self.options else getattr(self, name)
+        return value
 
     def at(self, name: str, value: int) -> "Size":
         """The same size with one number replaced."""
