@@ -39,7 +39,7 @@ def get(name: str) -> Schedule:
     try:
         return _schedules()[name]
     except KeyError:
-        close = get_close_matches(name, names(), n=1)
+        close = get_close_matches(name.lower().replace("_", "-"), names(), n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names())}"
         raise ScheduleError(f"no schedule is called {name!r}; {hint}") from None
 

@@ -43,27 +43,28 @@ ADVICE = re.compile(
 ARGUMENT = {"pp": "pp", "stages per rank": "stages_per_rank", "micro-batches": "microbatches"}
 
 
+def attempt(name: str, size: dict[str, int | None]) -> Plan | re.Match[str]:
+    """The plan, or the parsed refusal: the number it judges, its value, one or two ways out."""
+    try:
+        return build(name, **size)
+    except ScheduleError as error:
+        return ADVICE.match(str(error)) or pytest.fail(f"no way out in {error}")
+
+
 def follow_advice(name: str, pp: int, microbatches: int, stages_per_rank: int | None, **options: int) -> Plan:
     """The plan at this size, or at the size that the refusals lead to: each names a way out that is one."""
     size = {"pp": pp, "microbatches": microbatches, "stages_per_rank": stages_per_rank, **options}
-    refused = []
-    while True:
-        try:
-            return build(name, **size)
-        except ScheduleError as error:
-            advice = ADVICE.match(str(error))
-            assert advice is not None, error
+    advised: set[str] = set()
+    while isinstance(advice := attempt(name, size), re.Match):
         argument = ARGUMENT.get(advice[1], advice[1])
+        assert argument not in advised, f"refused its own advice: {advice[0]}"
         assert size[argument] == int(advice[2])
-        refused.append(argument)
-        assert len(set(refused)) == len(refused), f"the advice on {argument} was refused: {error}"
-        if advice[4] is not None:  # the other way out is one too: it breaks no rule of the same number
-            with_other = {**size, argument: int(advice[4])}
-            try:
-                build(name, **with_other)
-            except ScheduleError as other:
-                assert ARGUMENT.get(ADVICE.match(str(other))[1], advice[1]) != argument, other
+        advised.add(argument)
+        if advice[4] is not None:  # the other way out breaks no rule on this number either
+            other = attempt(name, {**size, argument: int(advice[4])})
+            assert isinstance(other, Plan) or ARGUMENT.get(other[1], other[1]) != argument
         size[argument] = int(advice[3])
+    return advice
 
 
 def every_stage_once(plan: Plan, split: str) -> None:
