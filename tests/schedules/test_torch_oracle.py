@@ -5,7 +5,7 @@ read is enough, for nothing is run.
 """
 
 import warnings
-from itertools import pairwise
+from itertools import chain, pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -66,10 +66,10 @@ def ours(plan: Plan) -> list[list[str]]:
     return [[str(slot) for slot in order] for order in plan.orders]
 
 
-def torch_refuses(build_theirs):
-    """PyTorch's schedule, or None where it is not defined at this size."""
+def theirs(pipelining, name: str, pp: int, m: int, v: int) -> list[list[str]] | None:
+    """PyTorch's table, or None where its schedule is not defined at this size."""
     try:
-        return build_theirs()
+        return rows(getattr(pipelining, MULTI[name])(local_stages(pp, v), m).pipeline_order)
     except ValueError:
         return None
 
@@ -78,9 +78,9 @@ def torch_refuses(build_theirs):
 def test_tables_are_pytorchs(pipelining, name: str) -> None:
     compared = 0
     for _, pp, m, v in (size for size in SIZES if size[0] == name):
-        theirs = torch_refuses(lambda: getattr(pipelining, MULTI[name])(local_stages(pp, v), m))
-        if theirs is not None:
-            assert ours(build(name, pp, m, v)) == rows(theirs.pipeline_order), (pp, m, v)
+        table = theirs(pipelining, name, pp, m, v)
+        if table is not None:
+            assert ours(build(name, pp, m, v)) == table, (pp, m, v)
             compared += 1
     assert compared > 30
 
@@ -89,18 +89,18 @@ def test_gpipe_is_pytorchs(pipelining) -> None:
     """Its table ends each row with the gradient reduction, where our pass puts it."""
     for pp in range(1, 9):
         for m in (1, 2, 4, 7, 16):
-            theirs = pipelining.ScheduleGPipe(stand_in(0, pp, pp), m)
-            assert ours(add_gradient_reduction(build("gpipe", pp, m))) == rows(theirs.pipeline_order)
+            table = rows(pipelining.ScheduleGPipe(stand_in(0, pp, pp), m).pipeline_order)
+            assert ours(add_gradient_reduction(build("gpipe", pp, m))) == table
 
 
 def test_1f1b_is_pytorchs_but_on_the_last_rank(pipelining) -> None:
-    """2.13's table is wrong there (its runtime is right): the ops are the same, the order is not."""
+    """2.13's table begins with micro-batch 1 there (its runtime is right); the kinds are the same."""
     for pp in range(1, 9):
         for m in (pp, pp + 1, 2 * pp, 3 * pp + 1):
-            theirs = rows(pipelining.Schedule1F1B(stand_in(0, pp, pp), m).pipeline_order)
+            table = rows(pipelining.Schedule1F1B(stand_in(0, pp, pp), m).pipeline_order)
             mine = ours(add_gradient_reduction(build("1f1b", pp, m)))
-            assert mine[:-1] == theirs[:-1]
-            assert sorted(mine[-1]) == sorted(theirs[-1])
+            assert mine[:-1] == table[:-1]
+            assert [cell.rstrip("0123456789") for cell in mine[-1]] == [cell.rstrip("0123456789") for cell in table[-1]]
 
 
 LOADABLE = [
@@ -134,11 +134,16 @@ def test_pytorch_loads_what_we_write(pipelining, tmp_path, name: str, pp: int, m
         assert runtime.stage_index_to_group_rank == on_ranks
         if form == "compute_comms":
             assert rows(runtime.pipeline_order_with_comms) == ours(written)
-            # PyTorch's own player of tables with messages plays ours to the end.
-            played = pipelining._simulate_comms_compute(runtime.pipeline_order_with_comms, on_ranks.__getitem__, pp * v)
-            assert all(
-                sum(action is not None for action in played[rank]) >= len(written.orders[rank]) for rank in range(pp)
-            )
+
+
+@pytest.mark.parametrize(("name", "pp", "m", "v"), LOADABLE)
+def test_pytorchs_own_player_plays_our_messages(pipelining, name: str, pp: int, m: int, v: int) -> None:
+    """Its dry run raises on gradient reductions and on overlapped pairs, so neither is shown to it."""
+    with_messages = add_p2p(build(name, pp, m, v))
+    apart = [[str(op) for slot in order for op in slot.ops] for order in with_messages.orders]
+    table = {rank: [pipelining._Action.from_str(cell) for cell in row] for rank, row in enumerate(apart)}
+    played = pipelining._simulate_comms_compute(table, with_messages.placement.rank_of.__getitem__, pp * v)
+    assert set(chain.from_iterable(rows(played))) == set(chain.from_iterable(apart))
 
 
 def test_pytorchs_lowering_sends_the_same_messages(pipelining) -> None:
@@ -146,8 +151,8 @@ def test_pytorchs_lowering_sends_the_same_messages(pipelining) -> None:
     for name, pp, m, v in LOADABLE:
         plan = build(name, pp, m, v)
         table = {rank: [pipelining._Action.from_str(cell) for cell in row] for rank, row in enumerate(ours(plan))}
-        theirs = pipelining._add_send_recv(table, plan.placement.rank_of.__getitem__, pp * v)
-        for mine, row in zip(ours(add_p2p(plan)), rows(theirs), strict=True):
+        lowered = pipelining._add_send_recv(table, plan.placement.rank_of.__getitem__, pp * v)
+        for mine, row in zip(ours(add_p2p(plan)), rows(lowered), strict=True):
             assert sorted(mine) == sorted(row)
 
 
@@ -156,7 +161,7 @@ def test_pytorch_cannot_load_dualpipes_two_chains(pipelining, tmp_path) -> None:
     path = tmp_path / "dualpipe.csv"
     path.write_text(write_csv(build("dualpipe", 4, 8)))
     runtime = pipelining._PipelineScheduleRuntime(local_stages(4, 2), 8)
-    with pytest.raises(AssertionError, match="Got 4 F microbatches for stage 0, expected 8"):
+    with pytest.raises(AssertionError, match=r"Got 4 .* microbatches for stage 0, expected 8"):
         runtime._load_csv(str(path))
 
 
