@@ -1,0 +1,252 @@
+"""Tables for the terminal, of the JSON documents of `schedule`, `simulate` and `compare`.
+
+Rich is imported when a table is made. Names that come from outside are never read as markup.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from parsim.metrics import BUBBLE_DEFINITIONS
+from parsim.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["print_comparison", "print_schedule", "print_schedules", "print_simulation"]
+
+_PIPED_WIDTH = 132
+_BUBBLES = {"of_makespan": "of makespan", "of_span": "of span", "over_ideal": "over ideal"}
+_SHORT = {"parameters": "params", "gradients": "grads", "communication": "comm", "temporaries": "temp"}
+
+
+def print_schedule(document: Mapping[str, Any], console: "Console | None" = None) -> None:
+    """One schedule: its makespan and bubbles, and a line for each rank."""
+    console = console or _console()
+    _heading(console, _size(document), f"times {_times(document['times'])}")
+    _pairs(
+        console,
+        [
+            ("makespan", f"{document['makespan']:g}", f"ideal {document['ideal']:g}: the work of the busiest rank"),
+            *_bubble(document),
+        ],
+    )
+    rows = [
+        [
+            str(row["rank"]),
+            f"{row['busy']:g}",
+            f"{row['idle']:g}",
+            f"{row['span']:g}",
+            f"{row['peak_activations']:g}",
+        ]
+        for row in document["per_rank"]
+    ]
+    _table(
+        console,
+        ["rank", "busy", "idle", "span", "peak activations"],
+        rows,
+        "idle = makespan - busy; span: from the latest possible first start to the last end; "
+        "activations: of one stage and micro-batch, from F to B or W",
+    )
+
+
+def print_schedules(document: Mapping[str, Any], console: "Console | None" = None) -> None:
+    """All schedules of one size: a line for each, the shortest makespan first, and why others are not there."""
+    console = console or _console()
+    played = sorted(document["schedules"], key=lambda one: (one["makespan"], one["schedule"]))
+    first = played[0]
+    _heading(
+        console,
+        f"{first['pp']} pipeline ranks, {first['microbatches']} micro-batches",
+        f"times {_times(first['times'])}",
+    )
+    rows = [
+        [
+            one["schedule"],
+            str(one["stages_per_rank"]),
+            f"{one['makespan']:g}",
+            *(f"{one['bubble'][name]:.1%}" for name in _BUBBLES),
+            f"{max(row['peak_activations'] for row in one['per_rank']):g}",
+        ]
+        for one in played
+    ]
+    _table(
+        console,
+        ["schedule", "stages/rank", "makespan", *(f"bubble {name}" for name in _BUBBLES.values()), "peak activations"],
+        rows,
+        "a stage of a rank that holds v is 1/v of the work of one that holds a single stage: give --times to match. "
+        + _definitions(),
+        words=1,
+    )
+    for refused in document.get("refused", ()):
+        console.print(f"not here: {refused['schedule']}: {refused['reason']}", style="dim", markup=False)
+
+
+def print_simulation(document: Mapping[str, Any], console: "Console | None" = None) -> None:
+    """A predicted step: the headline, where the time goes, and a line for each rank with its memory by category."""
+    console = console or _console()
+    for warning in document.get("warnings", ()):
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+    step = document["step_time_s"]
+    _pairs(
+        console,
+        [
+            ("step time", format_seconds(step), f"{document['tokens_per_s']:,.0f} tokens/s"),
+            (
+                "model FLOP/s",
+                f"{document['model_tflops_per_gpu']:.1f} TFLOP/s",
+                f"per GPU, {document['tokens_per_s_per_gpu']:,.0f} tokens/s per GPU",
+            ),
+            ("MFU", f"{document['mfu']:.1%}", "model FLOP/s over the GPU's peak in the run's precision"),
+            *_bubble(document),
+            (
+                "peak memory",
+                format_bytes(document["peak_memory_bytes"]),
+                "fits" if document["fits"] else "does not fit",
+            ),
+        ],
+    )
+    shares = [
+        [cause, format_seconds(time), f"{time / step:.1%}" if step else "-"]
+        for cause, time in _exposed(document)
+        if time
+    ]
+    _table(console, ["where the step goes", "time", "of the step"], shares, "averaged over pipeline ranks", words=1)
+    _ranks(console, document["per_rank"], step)
+    if evidence := [[key, str(value)] for key, value in _flat(document.get("evidence", {}))]:
+        _table(console, ["number", "evidence"], evidence, words=2)
+
+
+def print_comparison(
+    document: Mapping[str, Any], labels: Sequence[str] = ("a", "b"), console: "Console | None" = None
+) -> None:
+    """What explains the difference of two recordings or results, the largest term first."""
+    console = console or _console()
+    a, b = labels
+    total = document["total"]
+    ratio = "-" if total.get("ratio") is None else f"{total['ratio']:.4g}"
+    _heading(console, f"{a} and {b}", f"{total['cause'].replace('_', ' ')}: second / first = {ratio}")
+    rows = [_difference(cause["cause"], cause) for cause in [*document["causes"], total]]
+    _table(console, ["cause", a, b, "difference"], rows, "the differences add up to the last line", words=1)
+    if document.get("ops"):
+        ops = [_difference(f"{op['op']} on rank {op['rank']}", op) for op in document["ops"]]
+        _table(console, ["ops that differ most", a, b, "difference"], ops, words=1)
+    if document.get("differences"):
+        fields = [[row["field"], str(row["a"]), str(row["b"])] for row in document["differences"]]
+        _table(console, ["what differs", a, b], fields, words=3)
+
+
+def _ranks(console: "Console", ranks: Sequence[Mapping[str, Any]], step: float) -> None:
+    categories = [
+        name
+        for name in dict.fromkeys(name for row in ranks for name in row["memory_by_category"])
+        if any(row["memory_by_category"].get(name) for row in ranks)
+    ]
+    named = any("rank" in row for row in ranks)
+    rows = [
+        [
+            *([str(row.get("rank", "-"))] if named else []),
+            str(row["pipeline_rank"]),
+            format_seconds(row["busy_s"]),
+            f"{row['idle_s'] / step:.1%}" if step else "-",
+            format_bytes(row["peak_memory_bytes"]),
+            str(row["peak_at"] or "-"),
+            *(format_bytes(row["memory_by_category"].get(name, 0.0)) for name in categories),
+        ]
+        for row in ranks
+    ]
+    columns = [*(["rank"] if named else []), "pp rank", "busy", "idle", "peak", "during"]
+    _table(
+        console,
+        [*columns, *(_SHORT.get(name, name) for name in categories)],
+        rows,
+        "idle: of the step; memory by category is that of the peak, first reached during the named op",
+    )
+
+
+def _exposed(document: Mapping[str, Any]) -> list[tuple[str, float]]:
+    exposed = sorted(document["exposed_s"].items(), key=lambda item: -item[1])
+    compute = document.get("compute_s", document["step_time_s"] - sum(time for _, time in exposed))
+    return [("compute", compute), *exposed]
+
+
+def _bubble(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    definitions = document.get("definitions", BUBBLE_DEFINITIONS)
+    return [
+        (f"bubble {short}", f"{document['bubble'][name]:.2%}", definitions[name]) for name, short in _BUBBLES.items()
+    ]
+
+
+def _definitions() -> str:
+    return "; ".join(f"bubble {short}: {BUBBLE_DEFINITIONS[name]}" for name, short in _BUBBLES.items())
+
+
+def _difference(name: str, row: Mapping[str, Any]) -> list[str]:
+    return [name, f"{row['a']:.5g}", f"{row['b']:.5g}", f"{row['delta']:+.5g}"]
+
+
+def _size(document: Mapping[str, Any]) -> str:
+    stages = document["stages_per_rank"]
+    each = f", {stages} stages each" if stages > 1 else ""
+    return f"{document['schedule']}: {document['pp']} pipeline ranks{each}, {document['microbatches']} micro-batches"
+
+
+def _times(times: Mapping[str, Any]) -> str:
+    """As `--times` takes them."""
+    return ",".join(
+        f"{name}={':'.join(f'{t:g}' for t in (value if isinstance(value, list | tuple) else [value]))}"
+        for name, value in times.items()
+    )
+
+
+def _flat(value: object, path: str = "") -> Iterable[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flat(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _console() -> "Console":
+    """Standard output; piped, wide enough that no column is cut."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PIPED_WIDTH)
+
+
+def _heading(console: "Console", title: str, note: str) -> None:
+    console.print(title, style="bold", markup=False)
+    console.print(note, style="dim", markup=False)
+
+
+def _pairs(console: "Console", rows: Iterable[tuple[str, str, str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    for _ in range(2):
+        grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value, note in rows:
+        grid.add_row(Text(name), Text(value, style="bold"), Text(note, style="dim"))
+    console.print(grid)
+
+
+def _table(
+    console: "Console", columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", words: int = 0
+) -> None:
+    """A table whose first `words` columns are text; the others are numbers, flush right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, name in enumerate(columns):
+        table.add_column(
+            Text(name), justify="left" if place < words else "right", overflow="fold", no_wrap=place >= words
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+    if caption:
+        console.print(caption, style="dim", markup=False)
