@@ -1,1 +1,42 @@
+"""What you say: GPUs, nodes, clusters, models, layouts and runs, read from YAML and Hugging Face configurations."""
 
+from parsim.spec.cluster import ClusterSpec, FabricSpec, Tier
+from parsim.spec.evidence import Evidence, evidence_of
+from parsim.spec.gpu import Efficiency, GpuSpec
+from parsim.spec.layout import Layout, Mesh, Offload, RecomputeSpec
+from parsim.spec.load import load_cluster, load_gpu, load_model, load_node, load_run, run_from_document
+from parsim.spec.model import MlaSpec, ModelSpec, MoeSpec
+from parsim.spec.network import NetworkOverrides
+from parsim.spec.node import NodeSpec
+from parsim.spec.problem import validated
+from parsim.spec.run import Batch, Run
+from parsim.spec.software import Software
+
+__all__ = [
+    "Batch",
+    "ClusterSpec",
+    "Efficiency",
+    "Evidence",
+    "FabricSpec",
+    "GpuSpec",
+    "Layout",
+    "Mesh",
+    "MlaSpec",
+    "ModelSpec",
+    "MoeSpec",
+    "NetworkOverrides",
+    "NodeSpec",
+    "Offload",
+    "RecomputeSpec",
+    "Run",
+    "Software",
+    "Tier",
+    "evidence_of",
+    "load_cluster",
+    "load_gpu",
+    "load_model",
+    "load_node",
+    "load_run",
+    "run_from_document",
+    "validated",
+]

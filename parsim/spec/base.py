@@ -1,0 +1,52 @@
+"""Spec: the base of every specification, a frozen value that refuses what it does not know.
+
+Specs are hashable (their mappings are frozen too), so that whatever is computed from one can be remembered by it.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, NoReturn, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+__all__ = ["AtLeastZero", "Count", "Flag", "FrozenMap", "Name", "Share", "Spec", "StrictMapping"]
+
+LARGEST_COUNT = 10**9
+
+Count = Annotated[int, Field(strict=True, ge=1, le=LARGEST_COUNT)]
+"""A whole number from 1 on; 1.0, True and "1" are refused."""
+AtLeastZero = Annotated[int, Field(strict=True, ge=0, le=LARGEST_COUNT)]
+Share = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
+"""A part of a whole, above 0 and up to 1."""
+Flag = Annotated[bool, Field(strict=True)]
+Name = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200)]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class FrozenMap(dict[K, V]):
+    """A mapping that is hashable and cannot be changed; in JSON it is an object like any other."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenMap, (dict(self),)
+
+    def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
+        raise TypeError("a specification is frozen; copy it with model_copy(update=...)")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+
+def _freeze(value: Mapping[K, V]) -> Mapping[K, V]:
+    return FrozenMap(value)
+
+
+StrictMapping = Annotated[Mapping[K, V], AfterValidator(_freeze)]
+
+
+class Spec(BaseModel):
+    """A frozen specification; unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")

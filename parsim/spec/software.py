@@ -1,0 +1,130 @@
+"""Software: whose habits a run has. Every field has a default, which a run reports as assumed unless it states it."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ModelWrapValidatorHandler, PlainValidator, WithJsonSchema, model_validator
+
+from parsim.spec.base import Count, Flag, Name, Spec
+
+__all__ = ["PRESETS", "Attention", "Software"]
+
+Framework = Literal[
+    "megatron-core",
+    "megatron-2021",
+    "megatron-2022",
+    "megatron-2023",
+    "zero-bubble-megatron",
+    "megascale",
+    "torchtitan",
+    "llm-foundry-fsdp1",
+    "internevo",
+    "automodel",
+    "deepspeed",
+    "deepspeed-zero3-2021",
+    "llama3-internal",
+]
+Attention = Literal["unfused", "flash2", "flash3", "cudnn", "unfused_sinks"]
+Loss = Literal["megatron", "te_fused", "torch", "compiled"]
+Stored = Literal["fp32", "bf16", "fp16"]
+Probability = Annotated[float, Field(strict=True, ge=0, lt=1, allow_inf_nan=False)]
+
+_FP16_MEGATRON = {
+    "params_dtype": "fp16",
+    "gradient_dtype": "fp16",
+    "attention": "unfused",
+    "attention_dropout": 0.1,
+    "hidden_dropout": 0.1,
+    "dp_overlap": False,
+}
+_PYTORCH = {"loss": "torch", "vocab_pad_multiple": None, "fused_weight_gradient": False, "fsdp_unit": "layer"}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "megatron-core": {},
+    "megatron-2021": {**_FP16_MEGATRON, "fused_weight_gradient": False},
+    "megatron-2022": {**_FP16_MEGATRON, "fused_weight_gradient": False},
+    "megatron-2023": {"dp_overlap": False},
+    "zero-bubble-megatron": _FP16_MEGATRON,
+    "megascale": {},
+    "torchtitan": {**_PYTORCH, "params_dtype": "fp32", "master_weights": None, "ops": "compiled"},
+    "llm-foundry-fsdp1": {**_PYTORCH, "params_dtype": "fp32", "master_weights": None, "ops": "eager"},
+    "internevo": {**_PYTORCH, "gradient_dtype": "bf16"},
+    "automodel": _PYTORCH,
+    "deepspeed": {**_PYTORCH, "gradient_dtype": "bf16"},
+    "deepspeed-zero3-2021": {**_FP16_MEGATRON, **_PYTORCH, "fsdp_unit": "tensor"},
+    "llama3-internal": {**_PYTORCH},
+}
+"""Habits of a framework where they differ from the defaults of `Software`."""
+
+
+def _graphs(value: Any) -> str | tuple[str, ...]:
+    parts = ("attn", "mlp", "moe", "moe_router", "moe_preprocess", "mamba")
+    if isinstance(value, str) and value in ("none", "full", "full_iteration"):
+        return value
+    if isinstance(value, list | tuple) and value and all(part in parts for part in value):
+        return tuple(value)
+    raise ValueError(f"write none, full, full_iteration, or a list of the captured parts ({', '.join(parts)})")
+
+
+CudaGraphs = Annotated[
+    str | tuple[str, ...],
+    PlainValidator(_graphs),
+    WithJsonSchema(
+        {"anyOf": [{"enum": ["none", "full", "full_iteration"]}, {"type": "array", "items": {"type": "string"}}]}
+    ),
+]
+
+
+class Software(Spec):
+    """The framework and its switches. Defaults are Megatron-core's in bf16; `framework` picks others (PRESETS)."""
+
+    framework: Framework = "megatron-core"
+    preset_version: Name | None = None
+    attention: Attention | None = None
+    """Kernel of the core attention; in a Run never None: cudnn where the GPU has it, else flash2."""
+    attention_dropout: Probability = 0.0
+    hidden_dropout: Probability = 0.0
+    ops: Literal["eager", "fused", "compiled"] = "fused"
+    """Elementwise work: PyTorch's ops one by one, hand-fused kernels, or a compiler's."""
+    params_dtype: Stored = "bf16"
+    """In a Run of precision fp16 or fp32: that type, unless stated."""
+    master_weights: Literal["fp32"] | None = "fp32"
+    """Extra copy of the weights in the optimizer; None: the parameters themselves are the masters."""
+    gradient_dtype: Stored = "fp32"
+    """In which gradients are accumulated and reduced."""
+    fused_weight_gradient: Flag = True
+    """The matmul adds the weight gradient into the gradient buffer."""
+    fused_moe_activation: Flag = True
+    """Expert activation and weighting in one kernel."""
+    loss: Loss = "megatron"
+    vocab_pad_multiple: Count | None = 128
+    """The vocabulary is padded to a multiple of this times tp; None: not padded."""
+    tp_overlap: Literal["none", "te_userbuffers", "async_tp"] = "none"
+    dp_overlap: Flag = True
+    ep_overlap: Flag = False
+    moe_dispatcher: Literal["alltoall", "allgather", "deepep", "hybridep"] = "alltoall"
+    routing: Literal["balanced", "learned", "token_drop", "unknown"] = "balanced"
+    cuda_graphs: CudaGraphs = "none"
+    deterministic_attention: Flag = False
+    post_validation: Flag = False
+    """Zero bubble: the optimizer steps first and is checked afterwards."""
+    throttled: Flag = True
+    """Sustained, power-limited clocks; false: a short benchmark at full clock."""
+    fsdp_unit: Literal["layer", "tensor"] = "layer"
+    """What ZeRO-3 gathers at a time."""
+    optimizer: Literal["adam", "lamb", "muon", "sgd", "momentum"] = "adam"
+    memory_reports: Literal["max_allocated", "max_reserved", "device"] = "max_allocated"
+    """Which of the three memories the framework's log states."""
+    memory_unit: Literal["GiB", "GB"] = "GiB"
+    memory_rank: Literal["max", "last"] = "max"
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _preset(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(data, dict):
+            return handler(data)
+        framework = data.get("framework", "megatron-core")
+        preset = PRESETS.get(framework, {}) if isinstance(framework, str) else {}
+        software = handler({**preset, **data})
+        software.model_fields_set.intersection_update(data)  # a preset is not what the user said
+        return software
