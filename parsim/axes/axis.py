@@ -1,0 +1,85 @@
+"""Axis: one way to cut a model over ranks, and Comm: a collective that a cut owes.
+
+The reduction rule: an axis that cuts a contracted dim owes a reduction of the result. A matmul [rows, inner] @
+[inner, cols] contracts inner in F, cols in I, rows in W. With tp cutting query, kv, ffn and vocab, cp seq, and dp
+batch, Megatron's pattern for a dense layer follows. What the rule does not give, an axis says itself.
+"""
+
+from typing import Literal, NamedTuple, Protocol
+
+from parsim.model.dims import Dim, Extent, Sizes, length, rows_of
+from parsim.model.layer import Matmul, Pass, Work, contracted
+from parsim.spec import Run
+
+__all__ = ["Axis", "CollectiveKind", "Comm", "local_sizes", "owed_reductions", "result_bytes"]
+
+CollectiveKind = Literal["all_reduce", "reduce_scatter", "all_gather", "send"]
+
+
+class Comm(NamedTuple):
+    """A collective inside an op.
+
+    `size_bytes` is the whole tensor on one group: the input of a reduction, the output of a gather. `at` names the
+    work it belongs to; it comes `before` that work or after it. `regather` marks the gather of an input that the
+    forward had gathered already: only the weight gradient needs it, so it runs beside other work.
+    """
+
+    kind: CollectiveKind
+    axis: str
+    at: str
+    size_bytes: float
+    before: bool = False
+    regather: bool = False
+
+
+class Axis(Protocol):
+    """One parallel axis of a run."""
+
+    @property
+    def name(self) -> str:
+        """The axis's name in the mesh."""
+        ...
+
+    @property
+    def degree(self) -> int:
+        """How many ranks share what it cuts."""
+        ...
+
+    @property
+    def cuts(self) -> frozenset[Dim]:
+        """The dims whose length it divides."""
+        ...
+
+    def check(self, run: Run) -> None:
+        """LayoutError unless the run's sizes can be cut this way."""
+        ...
+
+    def comms(self, work: tuple[Work, ...], sizes: Sizes, which: Pass) -> tuple[Comm, ...]:
+        """What the axis owes inside a pass over `work`, with local `sizes`, in the order of the forward."""
+        ...
+
+
+def local_sizes(sizes: Sizes, axes: tuple[Axis, ...], narrowest: Sizes) -> dict[Dim, float]:
+    """Lengths on one rank: each divided by the axes that cut it, but never below `narrowest` (one KV head: ranks
+    beyond the number of KV heads hold copies).
+    """
+    result = dict(sizes)
+    for axis in axes:
+        for dim in axis.cuts:
+            result[dim] = result[dim] / axis.degree
+    return {dim: max(size, narrowest.get(dim, 0.0)) for dim, size in result.items()}
+
+
+def owed_reductions(axis: Axis, work: tuple[Work, ...], which: Pass) -> tuple[Matmul, ...]:
+    """The matmuls of a pass that `axis` owes a reduction for."""
+    if axis.degree == 1:
+        return ()
+    return tuple(w for w in work if isinstance(w, Matmul) and contracted(w, which) & axis.cuts)
+
+
+def result_bytes(matmul: Matmul, sizes: Sizes, which: Pass) -> float:
+    """Bytes of the 16-bit result of a matmul: [rows, cols] in F, [rows, inner] in I, [inner, cols] in W."""
+    if which == "W":
+        return 2 * length(matmul.inner, sizes) * length(matmul.cols, sizes)
+    width: Extent = matmul.cols if which == "F" else matmul.inner
+    return 2 * rows_of(sizes) * length(width, sizes)

@@ -1,0 +1,85 @@
+"""Constants of the roofline that belong to no GPU type: fitted together to 409 published timings of 17 publications
+(A100 to GB300). They trade off against each other, so they are used, or fitted again, as a set. Evidence: fitted,
+unless a line says assumed. What belongs to a GPU type stands in its file (`GpuSpec.efficiency`).
+"""
+
+from dataclasses import dataclass
+
+__all__ = ["FITTED", "Constants"]
+
+
+@dataclass(frozen=True)
+class Constants:
+    """One set of fitted constants; shares are of 1, times in seconds."""
+
+    # A matmul: arithmetic, plus its bytes, plus a launch.
+    tile_rows: int = 128  # rows of the tile that one SM computes (a fact of the kernels, not fitted)
+    tile_cols: int = 256
+    wave_weight: float = 0.90  # how much of the loss by unfilled waves and padded tiles shows
+    wave_limit: float = 3.0  # beyond this loss a library picks smaller tiles
+    matmul_bytes: float = 0.70  # share of operand and result bytes that shows, at the datasheet's memory rate
+
+    # Attention.
+    flash_overhead_tokens: float = 552.0  # flash kernels slow by 1 + this / seq
+    flash_backward_flops: float = 2.5  # flash backward over forward, in FLOP ...
+    flash_backward_rate: float = 0.64  # ... and in rate
+    head_dim_64: float = 0.76  # rate of flash kernels at head_dim 64 (1 at 128)
+    unfused_rate: float = 0.63  # share of peak of the batched matmuls of unfused attention
+    unfused_forward_passes: float = 5.2  # bytes moved over the score tensor's bytes, forward
+    unfused_backward_passes: float = 3.5
+    deterministic_backward: float = 1.75  # flash backward in a fixed order, on Ampere and Hopper
+
+    # Work limited by memory: reads and writes of the tensor named, in elements.
+    norm_passes: float = 3.8  # norm and residual, of hidden
+    rope_passes: float = 0.4  # rotary positions, of the widths of q, k and v
+    activation_passes: float = 0.79  # activation, of (g+1) ffn
+    dropout_passes: float = 1.2  # a mask and its product, of hidden
+    elementwise_backward: float = 1.75  # over forward
+    eager_gated: float = 3.5  # RMSNorm, rope and SwiGLU written as separate PyTorch operations
+    eager_plain: float = 1.08  # LayerNorm and GELU the same way
+    loss_bytes_per_logit: float = 36.0
+    loss_forward_share: float = 0.4
+    embedding_bytes: float = 24.0  # per token and hidden element of a micro-batch, both directions
+
+    # Recomputation of every second matmul (torchtitan's selective op): shares of a forward that run again.
+    alternate_matmuls: float = 0.5
+    alternate_tensor_parallel: float = 0.5
+
+    # The host: the slower of GPU and host sets the pace, (gpu^6 + host^6)^(1/6).
+    host_layer_s: float = 1.55e-3  # per dense layer and direction
+    host_sharpness: float = 6.0
+    host_graphs: float = 0.65  # with attention captured in CUDA graphs
+    microbatch_s: float = 0.7e-3  # per micro-batch and stage: loop, zeroing, hooks
+
+    # Tensor parallelism.
+    tp_all_reduce_s: float = 35e-6
+    tp_half_s: float = 26e-6  # a reduce-scatter or an all-gather
+    tp_overlapped: float = 0.22  # contention of collectives that Transformer Engine overlaps with matmuls
+    tp_async: float = 0.71  # the same for PyTorch's async tensor parallelism
+    tp_regather: float = 0.61  # contention of the backward's extra all-gather
+
+    # Messages between stages.
+    message_nic: float = 0.95  # share of the NIC that one message reaches
+    message_nvlink: float = 0.70
+    message_s: float = 22e-6
+
+    # Data parallelism.
+    bucket_elements: float = 40e6
+    dp_contention: float = 0.13  # share of an overlapped reduction or gather that shows anyway
+    dp_window: float = 0.9  # share of a backward or forward that can hide one
+    fsdp_contention: float = 0.23
+    fsdp_pipeline: float = 0.36  # share of one gather and one scatter that shows once a step inside a pipeline
+    tensor_unit_collectives: int = 12  # per layer, when every tensor is gathered alone (DeepSpeed of 2021)
+    tensor_unit_rate: float = 0.42
+
+    # The end of a step.
+    optimizer_bytes: float = 30.0  # read and written per parameter of a rank's share, by Adam with fp32 states
+    optimizer_overhead: float = 1.3
+    step_s: float = 38e-3
+    straggler: float = 0.0068  # per doubling of the number of GPUs beyond 8: stragglers and the flush barrier
+
+    # Contention of communication that one op leaves to another's compute (an overlapped pair). Assumed.
+    pair_contention: float = 0.15
+
+
+FITTED = Constants()

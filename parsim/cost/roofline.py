@@ -1,0 +1,223 @@
+"""The roofline: what the ops of a run cost, from its GPU's rates, its layers' work and its links.
+
+An op's segments, played once on an empty pair of streams, give its duration and the communication that shows; an
+overlapped pair plays both lists on one pair of streams. See matmul, attention, elementwise for kernels, links for
+collectives, stage for how an op is put together, step_end for what happens once a step.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+from parsim.axes.dp import DataAxis
+from parsim.axes.mesh import groups
+from parsim.axes.pp import PipelineAxis
+from parsim.axes.tp import TensorAxis
+from parsim.cost.constants import FITTED, Constants
+from parsim.cost.layer_segments import LayerSegments, local_sizes_of
+from parsim.cost.links import RunLinks, links_of
+from parsim.cost.priceable import check_priceable
+from parsim.cost.rates import Rates, rates_of
+from parsim.cost.segments import Block, Played, play, play_pair
+from parsim.cost.stage import Part, StageSegments
+from parsim.cost.step_end import StepEnd, step_end, straggler_factor
+from parsim.errors import ScheduleError
+from parsim.model.dims import Sizes
+from parsim.network.price import Path, path_between
+from parsim.plan.op import COMPUTE, Kind, Op, Slot
+from parsim.plan.placement import Placement
+from parsim.spec import Run
+
+__all__ = ["RooflineCost"]
+
+_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+_CUT_MESSAGES = frozenset({"megatron-2021", "megatron-2022", "zero-bubble-megatron"})  # scatter, send, gather
+
+
+@dataclass(frozen=True)
+class RooflineCost:
+    """The costs of `run` on the stages of `placement`. Raises LayoutError for what it cannot price."""
+
+    run: Run
+    placement: Placement
+    constants: Constants = FITTED
+    _played: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_priceable(self.run)
+        for axis in (self.tensor_axis, self.data_axis, self.pipeline_axis):
+            axis.check(self.run)
+
+    # The Cost protocol
+
+    def seconds(self, slot: Slot) -> float:
+        """How long the slot occupies its stream: compute ops, REDUCE_GRAD, STEP. Messages take no stream time here:
+        their delay is `hop_seconds`.
+        """
+        return self._slot(slot).seconds
+
+    def hop_seconds(self, source: int, target: int) -> float:
+        """Delay of a micro-batch's activation or gradient from one stage to another; 0 on the same rank."""
+        ranks = self.placement.rank_of[source], self.placement.rank_of[target]
+        if ranks not in self._played:
+            size = self.pipeline_axis.message(self._sizes).size_bytes
+            self._played[ranks] = (
+                0.0 if ranks[0] == ranks[1] else self._links.message_seconds(self.run, *ranks, size, self.constants)
+            )
+        delay: float = self._played[ranks]
+        return delay
+
+    # What else can be asked
+
+    def exposed_seconds(self, slot: Slot) -> Mapping[str, float]:
+        """The part of a slot's seconds by cause: axes whose communication shows, and the optimizer in STEP."""
+        return self._slot(slot).exposed
+
+    def segments(self, slot: Slot) -> tuple[tuple[Block, ...], ...]:
+        """The blocks of each op of a compute slot. ScheduleError for other ops: they have none."""
+        for op in slot.ops:
+            if op.kind not in COMPUTE:
+                raise ScheduleError(f"{op} has no segments: only F, B, I and W have")
+        return tuple(self._stages.blocks(self._part(op.stage), op.kind) for op in slot.ops)
+
+    @property
+    def straggler(self) -> float:
+        """What a player multiplies the makespan by: see step_end.straggler_factor."""
+        return straggler_factor(self.run.ranks, self.constants)
+
+    @property
+    def evidence(self) -> dict[str, str]:
+        """Where the numbers come from: the grade of every constant and of what is read from the GPU and the node."""
+        node = self.run.cluster.node
+        found = {f"constants.{item.name}": "fitted" for item in fields(self.constants)}
+        found |= dict.fromkeys(("constants.tile_rows", "constants.tile_cols", "constants.pair_contention"), "assumed")
+        found |= {f"gpu.{name}": str(known.grade) for name, known in node.gpu.evidence.items()}
+        return found | {f"node.{name}": str(known.grade) for name, known in node.evidence.items()}
+
+    # The axes of the run
+
+    @cached_property
+    def tensor_axis(self) -> TensorAxis:
+        """tp."""
+        layout = self.run.layout
+        return TensorAxis(layout.mesh.tp, layout.sequence_parallel, self.run.model.parallel_residual)
+
+    @cached_property
+    def data_axis(self) -> DataAxis:
+        """dp; parameters are gathered layer by layer unless a pipeline keeps them for the whole step."""
+        layout = self.run.layout
+        sharded = (layout.fsdp or layout.zero == 3) and layout.mesh.pp == 1
+        gradient = _BYTES[self.run.software.gradient_dtype]
+        return DataAxis(layout.mesh.dp, sharded, layout.reshard_after_forward, gradient)
+
+    @cached_property
+    def pipeline_axis(self) -> PipelineAxis:
+        """pp."""
+        layout = self.run.layout
+        cut = layout.sequence_parallel or self.run.software.framework in _CUT_MESSAGES
+        return PipelineAxis(layout.mesh.pp, 1 / layout.mesh.tp if cut else 1.0)
+
+    # Inside
+
+    @cached_property
+    def _sizes(self) -> Sizes:
+        return local_sizes_of(self.run, self.tensor_axis, self.data_axis)
+
+    @cached_property
+    def _rates(self) -> Rates:
+        return rates_of(self.run)
+
+    @cached_property
+    def _links(self) -> RunLinks:
+        return links_of(self.run)
+
+    @cached_property
+    def _stages(self) -> StageSegments:
+        layer = LayerSegments(self.run, self.tensor_axis, self._sizes, self._links.tensor, self._rates, self.constants)
+        return StageSegments(
+            self.run, self.tensor_axis, self.data_axis, self._sizes, layer, self._links, self.constants
+        )
+
+    @cached_property
+    def _layers(self) -> tuple[int, ...]:
+        return self.run.layers_of_parts(self.placement.parts)
+
+    def _part(self, stage: int) -> Part:
+        part = self.placement.part_of[stage]
+        return Part(self._layers[part], self._recomputed(stage), part == 0, part == self.placement.parts - 1)
+
+    def _recomputed(self, stage: int) -> int:
+        """Layers of a stage that are recomputed: `recompute.layers` of a pipeline rank, its first stages' first."""
+        recompute = self.run.layout.recompute
+        count = self._layers[self.placement.part_of[stage]]
+        if recompute.mode != "full":
+            return 0
+        if recompute.layers is None:
+            return count
+        rank = self.placement.rank_of[stage]
+        before = sum(self._layers[self.placement.part_of[s]] for s in self.placement.stages_of(rank) if s < stage)
+        return min(count, max(0, recompute.layers - before))
+
+    def _slot(self, slot: Slot) -> Played:
+        kinds = {op.kind for op in slot.ops}
+        if kinds & {Kind.REDUCE_GRAD, Kind.STEP}:
+            return self._end(slot.first)
+        if not kinds <= COMPUTE:
+            return Played(0.0, {})
+        key = tuple((op.kind, self._part(op.stage)) for op in slot.ops)
+        if key not in self._played:
+            blocks = self.segments(slot)
+            self._played[key] = play(blocks[0]) if slot.second is None else play_pair(*blocks)
+        played: Played = self._played[key]
+        return played
+
+    def _end(self, op: Op) -> Played:
+        end = self._step_end(op.stage)
+        if op.kind is Kind.REDUCE_GRAD:
+            return Played(end.reduce_grad_s, {"dp": end.reduce_grad_s})
+        return Played(end.step_s, {"dp": end.data_parallel_s, "optimizer": end.optimizer_s})
+
+    def _step_end(self, stage: int) -> StepEnd:
+        part = self._part(stage)
+        rank = self.placement.rank_of[stage]
+        on_rank = len(self.placement.stages_of(rank))
+        key = ("end", part, on_rank, self._twin_ranks(stage))
+        if key not in self._played:
+            forward, backward = (self.seconds(Slot(Op(stage, kind, 0))) for kind in (Kind.F, Kind.B))
+            in_flight = min(self.run.layout.mesh.pp, self.run.microbatches)
+            window = backward, forward * ((on_rank - 1) * in_flight + 1)
+            path, gather_path = self._data_paths(stage)
+            self._played[key] = step_end(
+                self.run,
+                self.data_axis,
+                self._stages.parameters(part),
+                path,
+                gather_path,
+                self._links.data[1],
+                window,
+                on_rank,
+                self._rates,
+                self.constants,
+            )
+        end: StepEnd = self._played[key]
+        return end
+
+    def _twin_ranks(self, stage: int) -> tuple[int, ...]:
+        return tuple(sorted({self.placement.rank_of[twin] for twin in self.placement.twins(stage)}))
+
+    def _data_paths(self, stage: int) -> tuple[Path, Path]:
+        """What reductions and gathers of a stage talk over: all ranks that hold its part, and those that share one
+        set of optimizer states.
+        """
+        mesh, links = self.run.layout.mesh, self._links.links
+        ranks = self._twin_ranks(stage)
+        path = self._links.data[0]
+        if len(ranks) > 1:
+            width = self.run.ranks // mesh.pp
+            first = groups(mesh, "cp", "dp")[0]
+            path = path_between([rank + r * width for r in ranks for rank in first], links)
+        group = self.run.layout.zero_group
+        if group is None or group >= path.ranks:
+            return path, path
+        return path, path_between(groups(mesh, "cp", "dp")[0][:group], links)

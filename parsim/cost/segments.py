@@ -1,0 +1,161 @@
+"""Segments: what happens inside an op, and the player of two streams that turns them into time.
+
+An op is a sequence of blocks; nothing of a block starts before the block before it has ended. Inside a block,
+kernels follow each other on the compute stream, collectives go to the communication stream. A collective that
+overlaps starts when the kernels before it have ended and lets those behind it run; any other stands in line: it
+starts when the kernels before it have ended, goes before collectives that overlap, and what is behind it waits.
+
+A kernel and a collective that run at the same time slow each other: both run at 1/(1+c), so that a collective of x
+seconds beside y seconds of kernels takes max(x, y) + c * min(x, y). c is the collective's `contention`, 0 to 1.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from parsim.axes.axis import CollectiveKind
+
+__all__ = ["Block", "Collective", "Kernel", "Played", "Segment", "play", "play_pair"]
+
+
+class Kernel(NamedTuple):
+    """Work on the compute stream."""
+
+    name: str
+    seconds: float
+
+
+class Collective(NamedTuple):
+    """Communication of `size_bytes` among `group` ranks of an axis, `seconds` long when nothing slows it."""
+
+    kind: CollectiveKind
+    axis: str
+    size_bytes: float
+    group: int
+    seconds: float
+    overlaps: bool = False
+    contention: float = 0.0
+
+
+Segment = Kernel | Collective
+Block = tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class Played:
+    """A duration, and the part of it by axis in which communication kept compute from its full speed:
+    seconds = time of all kernels + sum of exposed.
+    """
+
+    seconds: float
+    exposed: Mapping[str, float]
+
+    def __add__(self, other: "Played") -> "Played":
+        axes = {**self.exposed, **other.exposed}
+        return Played(
+            self.seconds + other.seconds,
+            {axis: self.exposed.get(axis, 0.0) + other.exposed.get(axis, 0.0) for axis in axes},
+        )
+
+    def __mul__(self, times: int) -> "Played":
+        return Played(self.seconds * times, {axis: value * times for axis, value in self.exposed.items()})
+
+
+def play(blocks: Sequence[Block]) -> Played:
+    """An op alone on an empty pair of streams."""
+    known: dict[Block, Played] = {}
+    total = Played(0.0, {})
+    for block in blocks:
+        if block not in known:
+            known[block] = _play([_Reader([block])])
+        total += known[block]
+    return total
+
+
+def play_pair(first: Sequence[Block], second: Sequence[Block]) -> Played:
+    """Two ops together on one pair of streams; each stream serves who asked first, then `first` before `second`.
+
+    Never shorter than the longer of the two alone, never longer than one after the other: if taking turns turns out
+    worse (two ops that both overlap already), they are played one after the other.
+    """
+    together = _play([_Reader(first), _Reader(second)])
+    apart = play(first) + play(second)
+    return together if together.seconds <= apart.seconds else apart
+
+
+class _Reader:
+    """How far the player is in one op."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._segments = [(segment, index) for index, block in enumerate(blocks) for segment in block]
+        self._next = 0
+        self._block = 0
+        self._running = 0  # segments handed out and not ended
+        self._held = False  # a kernel or a collective in line is out: nothing that follows may start
+
+    def take(self) -> Segment | None:
+        """The next segment if it may go to its stream now."""
+        if self._held or self._next == len(self._segments):
+            return None
+        segment, block = self._segments[self._next]
+        if block != self._block and self._running:
+            return None
+        self._next, self._block = self._next + 1, block
+        self._running += 1
+        self._held = _in_line(segment)
+        return segment
+
+    def ended(self, segment: Segment) -> None:
+        self._running -= 1
+        if _in_line(segment):
+            self._held = False
+
+
+@dataclass
+class _Entry:
+    """A segment in a stream's queue, and its seconds left at full speed."""
+
+    segment: Segment
+    reader: _Reader
+    left: float
+
+
+def _in_line(segment: Segment) -> bool:
+    return isinstance(segment, Kernel) or not segment.overlaps
+
+
+def _play(readers: Sequence[_Reader]) -> Played:
+    now = 0.0
+    exposed: dict[str, float] = {}
+    compute: list[_Entry] = []  # queues; the head of each runs
+    communication: list[_Entry] = []
+    while True:
+        for reader in readers:
+            while (segment := reader.take()) is not None:
+                entry = _Entry(segment, reader, segment.seconds)
+                if isinstance(segment, Kernel):
+                    compute.append(entry)
+                elif segment.overlaps:
+                    communication.append(entry)
+                else:
+                    waiting = sum(_in_line(other.segment) for other in communication)
+                    communication.insert(waiting, entry)
+        heads = [queue[0] for queue in (compute, communication) if queue]
+        if not heads:
+            return Played(now, exposed)
+        lasting = min(head.left for head in heads)
+        slow = 1.0
+        if communication:
+            beside = communication[0].segment
+            assert isinstance(beside, Collective)
+            slow += beside.contention if compute else 0.0
+            shown = lasting * (slow - 1.0) if compute else lasting
+            exposed[beside.axis] = exposed.get(beside.axis, 0.0) + shown
+        now += lasting * slow
+        for queue in (compute, communication):
+            if queue:
+                head = queue[0]
+                head.left -= lasting
+                if head.left <= 0.0:
+                    del queue[0]
+                    head.reader.ended(head.segment)
