@@ -143,10 +143,12 @@ def _llama(config: _Config) -> dict[str, Any]:
 
 
 def _mistral(config: _Config) -> dict[str, Any]:
+    _no_bias(config)
     return {**_llama_like(config, kv_default=8), "sliding_window": config.whole_or_none("sliding_window", 4096)}
 
 
 def _mixtral(config: _Config) -> dict[str, Any]:
+    _no_bias(config)
     document = _llama_like(config, kv_default=8)
     moe = {
         "experts": config.whole("num_local_experts", 8),
@@ -192,6 +194,11 @@ def _qwen_experts(config: _Config) -> dict[str, Any]:
     }
 
 
+def _no_bias(config: _Config) -> None:
+    config.expect("attention_bias", False, False)
+    config.expect("mlp_bias", False, False)
+
+
 def _no_window(config: _Config) -> None:
     """Qwen's windows are described by three keys and used by no published model."""
     config.value("sliding_window", None)
@@ -210,8 +217,7 @@ def _deepseek(config: _Config) -> dict[str, Any]:
         "rope_dim": rope,
         "value_dim": config.whole("v_head_dim", 128),
     }
-    config.expect("attention_bias", False, False)
-    config.expect("mlp_bias", False, False)
+    _no_bias(config)
     config.expect("moe_layer_freq", 1, 1)
     head_dim = nope + rope
     config.expect("qk_head_dim", head_dim, head_dim)
