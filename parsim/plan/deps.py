@@ -10,7 +10,7 @@
 from collections.abc import Container, Iterable
 
 from parsim.errors import DeadlockError, ScheduleError
-from parsim.plan.op import BACKWARD, Kind, Op
+from parsim.plan.op import BACKWARD, Kind, Op, is_op, overlaps
 from parsim.plan.placement import Placement
 from parsim.plan.plan import Plan
 
@@ -78,15 +78,18 @@ def check(plan: Plan) -> None:
     shortest circle of ranks waiting for each other.
     """
     present = _positions(plan)
+    _check_pairs(plan)
     _check_complete(plan, present)
     _check_messages(plan, present)
     levels(plan, present)
 
 
 def _positions(plan: Plan) -> dict[Op, int]:
-    """Rank of each op; refuses strangers and repetitions."""
+    """Rank of each op; refuses strangers and repetitions. A stage may be gathered and freed again and again."""
     placement, found = plan.placement, dict[Op, int]()
     for rank, op in plan.ops():
+        if not is_op(op):
+            raise ScheduleError(f"rank {rank} plays {op}, which is no op: see parse_op")
         if op.stage >= placement.stages:
             raise ScheduleError(f"rank {rank} plays {op}, but the plan has stages 0 to {placement.stages - 1}")
         if placement.rank_of[op.stage] != rank:
@@ -97,10 +100,17 @@ def _positions(plan: Plan) -> dict[Op, int]:
             raise ScheduleError(
                 f"rank {rank} plays {op}, but micro-batches go from 0 to {plan.microbatches_per_chain - 1}"
             )
-        if op in found:
+        if op in found and op.kind not in (Kind.UNSHARD, Kind.RESHARD):
             raise ScheduleError(f"rank {rank} plays {op} twice")
         found[op] = rank
     return found
+
+
+def _check_pairs(plan: Plan) -> None:
+    for rank, order in enumerate(plan.orders):
+        for slot in order:
+            if slot.second is not None and not overlaps(slot.first, slot.second):
+                raise ScheduleError(f"rank {rank} plays {slot}: only a forward and a backward overlap, in this order")
 
 
 def _check_complete(plan: Plan, present: dict[Op, int]) -> None:
@@ -122,13 +132,17 @@ def _check_complete(plan: Plan, present: dict[Op, int]) -> None:
 
 
 def _check_messages(plan: Plan, present: dict[Op, int]) -> None:
-    """Where messages are spelled out, each goes between two ranks and both of its ends are there."""
+    """Where messages are spelled out, each goes between two ranks and both of its ends are there; what is offloaded
+    comes back.
+    """
     placement = plan.placement
     for op, rank in present.items():
         if op.kind in (Kind.SEND_F, Kind.RECV_B):
             peer, match = placement.after[op.stage], Kind.RECV_F if op.kind is Kind.SEND_F else Kind.SEND_B
         elif op.kind in (Kind.SEND_B, Kind.RECV_F):
             peer, match = placement.before[op.stage], Kind.RECV_B if op.kind is Kind.SEND_B else Kind.SEND_F
+        elif op.kind is Kind.OFFLOAD and Op(op.stage, Kind.RELOAD, op.mb) not in present:
+            raise ScheduleError(f"rank {rank} plays {op}, but never {Op(op.stage, Kind.RELOAD, op.mb)}")
         else:
             continue
         if peer is None or placement.rank_of[peer] == rank:
@@ -160,7 +174,8 @@ def levels(plan: Plan, present: dict[Op, int] | None = None) -> list[list[tuple[
             if not waiting and cursors[rank] < len(plan.orders[rank]):
                 level.append((rank, cursors[rank]))
         if not level:
-            raise DeadlockError(_shortest_circle(plan, cursors, open_needs, present))
+            waiting_for = [[need for need in wanted if need not in played] for wanted in open_needs]
+            raise DeadlockError(_shortest_circle(plan, cursors, waiting_for, present))
         for rank, index in level:
             played.update(plan.orders[rank][index].ops)
             cursors[rank] = index + 1
@@ -183,10 +198,10 @@ def _open_needs(plan: Plan, rank: int, index: int, present: dict[Op, int]) -> li
     return wanted
 
 
-def _shortest_circle(plan: Plan, cursors: list[int], open_needs: list[list[Op]], present: dict[Op, int]) -> str:
+def _shortest_circle(plan: Plan, cursors: list[int], waiting_for: list[list[Op]], present: dict[Op, int]) -> str:
     """The shortest circle among the ranks' first unplayed slots, in words."""
     waits: dict[int, dict[int, Op]] = {}  # rank -> rank it waits for -> the op it waits for
-    for rank, wanted in enumerate(open_needs):
+    for rank, wanted in enumerate(waiting_for):
         if cursors[rank] < len(plan.orders[rank]):
             waits[rank] = {present[need]: need for need in wanted}
     circles = [circle for start in waits if (circle := _circle_from(start, waits))]

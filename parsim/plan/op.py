@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from parsim.errors import ScheduleError
 
-__all__ = ["BACKWARD", "COMPUTE", "Kind", "Op", "Slot", "parse_op", "parse_slot"]
+__all__ = ["BACKWARD", "COMPUTE", "Kind", "Op", "Slot", "is_op", "overlaps", "parse_op", "parse_slot"]
 
 
 class Kind(StrEnum):
@@ -69,6 +69,18 @@ class Slot(NamedTuple):
         return str(self.first) if self.second is None else f"({self.first};{self.second})OVERLAP_F_B"
 
 
+def is_op(op: Op) -> bool:
+    """Whether `op` is one that prints and parses back: no negative number, a micro-batch where its kind has one."""
+    if op.mb is None:
+        return op.stage >= 0 and op.kind in _WITHOUT_MICROBATCH
+    return op.stage >= 0 <= op.mb and op.kind not in _WITHOUT_MICROBATCH
+
+
+def overlaps(first: Op, second: Op) -> bool:
+    """Whether the two may share a slot: a forward and a backward, in this order."""
+    return first.kind is Kind.F and second.kind in (Kind.B, Kind.I)
+
+
 def parse_op(text: str) -> Op:
     """The op that prints as `text`; ScheduleError unless the whole text is one."""
     match = _OP.fullmatch(text)
@@ -87,6 +99,6 @@ def parse_slot(text: str) -> Slot:
     if match is None:
         return Slot(parse_op(text))
     first, second = parse_op(match[1]), parse_op(match[2])
-    if first.kind is not Kind.F or second.kind not in (Kind.B, Kind.I):
+    if not overlaps(first, second):
         raise ScheduleError(f"{text!r} is not a slot: only a forward and a backward overlap, in this order")
     return Slot(first, second)

@@ -2,6 +2,8 @@
 p2p last, so that it sees every compute op; reduce before step.
 """
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 from parsim.plan.deps import levels
@@ -57,16 +59,31 @@ def _message(op: Op, placement: Placement) -> tuple[Op, Op] | None:
 
 
 def add_gradient_reduction(plan: Plan) -> Plan:
-    """A REDUCE_GRAD for each stage, right after the last backward of the stage in its rank's order."""
-    orders: list[list[Slot]] = []
-    for order in plan.orders:
-        last = {op.stage: index for index, slot in enumerate(order) for op in slot.ops if op.kind in BACKWARD}
-        row: list[Slot] = []
-        for index, slot in enumerate(order):
-            row.append(slot)
-            row.extend(Slot(Op(op.stage, Kind.REDUCE_GRAD)) for op in slot.ops if last.get(op.stage) == index)
-        orders.append(row)
+    """A REDUCE_GRAD for each stage, right after the last backward of the stage in its rank's order.
+
+    Where several stages hold one part (DualPipe), each reduces once the last of them is done. All ranks take the
+    parts in the order of one play of the plan, so no two of them can wait for each other's reduction.
+    """
+    part_of = plan.placement.part_of
+    left = Counter(part_of[op.stage] for _, op in plan.ops() if op.kind in BACKWARD)
+    orders: list[list[Slot]] = [[] for _ in plan.orders]
+    for rank, slot in _play_order(plan):
+        orders[rank].append(slot)
+        for op in slot.ops:
+            if op.kind in BACKWARD:
+                left[part_of[op.stage]] -= 1
+                if not left[part_of[op.stage]]:
+                    for stage in plan.placement.twins(op.stage):
+                        orders[plan.placement.rank_of[stage]].append(Slot(Op(stage, Kind.REDUCE_GRAD)))
     return replace(plan, orders=_frozen(orders))
+
+
+def _play_order(plan: Plan) -> Iterator[tuple[int, Slot]]:
+    """Every slot with its rank: as played where ranks share a part, rank by rank where none waits for another."""
+    if plan.placement.parts == plan.placement.stages:
+        yield from ((rank, slot) for rank, order in enumerate(plan.orders) for slot in order)
+    else:
+        yield from ((rank, plan.orders[rank][index]) for level in levels(plan) for rank, index in level)
 
 
 def add_optimizer_step(plan: Plan) -> Plan:

@@ -17,7 +17,8 @@ __all__ = ["Placement", "looped", "mirrored", "straight", "vee"]
 class Placement:
     """Stages on ranks. `rank_of[stage]`, `part_of[stage]`; `chains` partition the stages.
 
-    Raises ScheduleError unless every stage stands in exactly one chain and every rank holds a stage.
+    Raises ScheduleError unless every stage stands in exactly one chain, every rank holds a stage, and every chain
+    runs through the whole model: parts 0, 1, ... in order.
     """
 
     chains: tuple[tuple[int, ...], ...]
@@ -29,12 +30,18 @@ class Placement:
 
     def __post_init__(self) -> None:
         stages = range(len(self.rank_of))
+        if not stages:
+            raise ScheduleError("placement: needs at least one stage")
         if sorted(s for chain in self.chains for s in chain) != list(stages):
             raise ScheduleError(f"placement: the chains {self.chains} must hold each of the {len(stages)} stages once")
         if len(self.part_of) != len(stages):
             raise ScheduleError(f"placement: {len(self.part_of)} parts given for {len(stages)} stages")
-        if set(self.rank_of) != set(range(max(self.rank_of, default=-1) + 1)):
+        if set(self.rank_of) != set(range(len(set(self.rank_of)))):
             raise ScheduleError(f"placement: ranks {sorted(set(self.rank_of))} must be 0, 1, ... without a gap")
+        parts = list(range(max(self.part_of) + 1)) if max(self.part_of) < len(stages) else None
+        for chain in self.chains:
+            if [self.part_of[stage] for stage in chain] != parts:
+                raise ScheduleError(f"placement: chain {chain} must run through every part of the model in order")
         before: list[int | None] = [None] * len(stages)
         after: list[int | None] = [None] * len(stages)
         chain_of = [0] * len(stages)

@@ -31,10 +31,11 @@ class Plan:
         if len(self.orders) != self.placement.ranks:
             raise ScheduleError(f"plan has {len(self.orders)} orders for {self.placement.ranks} pipeline ranks")
         chains = len(self.placement.chains)
-        if self.microbatches % chains:
+        if rest := self.microbatches % chains:
+            below, above = self.microbatches - rest, self.microbatches - rest + chains
+            way_out = f"{below} or {above}" if below else f"{above}"
             raise ScheduleError(
-                f"micro-batches {self.microbatches}: {chains} chains share them evenly; "
-                f"{self.microbatches - 1} or {self.microbatches + 1} would do"
+                f"micro-batches {self.microbatches}: {chains} chains share them evenly; {way_out} would do"
             )
 
     @property

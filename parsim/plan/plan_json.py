@@ -45,12 +45,17 @@ def plan_from_document(document: object) -> Plan:
     ):
         raise ScheduleError("not a plan: 'orders' must be a list of lists of ops like \"2F0\"")
     orders = read_orders(rows)
-    name = str(document.get("name", document.get("schedule", "custom")))
-    if "placement" not in document:
-        return infer_plan(orders, name)
-    placement = _read_placement(document["placement"])
+    name = document.get("name", document.get("schedule", "custom"))
+    if not isinstance(name, str):
+        raise ScheduleError("not a plan: 'name' must be text")
     microbatches = document.get("microbatches")
-    if not isinstance(microbatches, int) or isinstance(microbatches, bool):
+    if "placement" not in document:
+        plan = infer_plan(orders, name)
+        if microbatches not in (None, plan.microbatches):
+            raise ScheduleError(f"microbatches {microbatches!r}: the orders play {plan.microbatches}")
+        return plan
+    placement = _read_placement(document["placement"])
+    if type(microbatches) is not int:
         raise ScheduleError(f"microbatches {microbatches!r}: a plan with a placement states them as a whole number")
     plan = Plan(name, placement, microbatches, orders)
     check(plan)

@@ -28,15 +28,15 @@ def write_csv(plan: Plan) -> str:
 
 def parse_csv(text: str, name: str = "custom") -> Plan:
     """The sound plan that `text` spells. Raises ScheduleError (row, cell, rule) or DeadlockError."""
-    return infer_plan(read_orders([line.split(",") for line in text.splitlines()]), name)
+    # Not splitlines: it would also end a row at characters that no CSV means by it.
+    return infer_plan(read_orders([line.split(",") for line in text.replace("\r\n", "\n").split("\n")]), name)
 
 
 def read_orders(rows: list[list[str]]) -> Orders:
     """Orders from rows of cells; blank cells are idle time and vanish. ScheduleError names row and cell."""
-    while rows and not any(cell.strip() for cell in rows[-1]):
-        rows = rows[:-1]
+    filled = [rank for rank, row in enumerate(rows) if any(cell.strip() for cell in row)]
     orders = []
-    for rank, row in enumerate(rows):
+    for rank, row in enumerate(rows[: max(filled, default=-1) + 1]):
         slots: list[Slot] = []
         for column, cell in enumerate(row):
             if not cell.strip():
