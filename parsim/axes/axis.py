@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple, Protocol
 
 from parsim.model.dims import Dim, Extent, Sizes, length, rows_of
 from parsim.model.layer import Matmul, Pass, Work, contracted
-from parsim.spec import Run
 
 __all__ = ["Axis", "CollectiveKind", "Comm", "local_sizes", "owed_reductions", "result_bytes"]
 
@@ -33,7 +32,7 @@ class Comm(NamedTuple):
 
 
 class Axis(Protocol):
-    """One parallel axis of a run."""
+    """One parallel axis of a run. That its degree divides what it cuts, the run has checked (spec/checks)."""
 
     @property
     def name(self) -> str:
@@ -48,10 +47,6 @@ class Axis(Protocol):
     @property
     def cuts(self) -> frozenset[Dim]:
         """The dims whose length it divides."""
-        ...
-
-    def check(self, run: Run) -> None:
-        """LayoutError unless the run's sizes can be cut this way."""
         ...
 
     def comms(self, work: tuple[Work, ...], sizes: Sizes, which: Pass) -> tuple[Comm, ...]:

@@ -12,10 +12,8 @@ Elements sent per rank for P parameters on n ranks (a ring): ZeRO-0, 1 and 2: 2P
 from dataclasses import dataclass
 
 from parsim.axes.axis import CollectiveKind, Comm
-from parsim.errors import LayoutError
 from parsim.model.dims import Dim, Sizes
 from parsim.model.layer import Pass, Work, matmul_parameters
-from parsim.spec import Run
 
 __all__ = ["DataAxis", "sent_elements"]
 
@@ -41,16 +39,6 @@ class DataAxis:
     @property
     def cuts(self) -> frozenset[Dim]:
         return frozenset({Dim.BATCH})
-
-    def check(self, run: Run) -> None:
-        """The global batch must divide into micro-batches of every replica."""
-        batch, once = run.batch.global_batch_size, run.layout.micro_batch_size * self.degree
-        if batch % once:
-            below = max(batch // once, 1) * once
-            raise LayoutError(
-                f"batch.global_batch_size {batch}: must be a multiple of micro_batch_size * dp = {once}; "
-                f"{below} or {(batch // once + 1) * once} would do"
-            )
 
     def comms(self, work: tuple[Work, ...], sizes: Sizes, which: Pass) -> tuple[Comm, ...]:
         """Gathers and scatters of one layer's parameters; nothing unless they are cut."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from parsim.axes.axis import Comm
 from parsim.model.dims import Dim, Sizes, rows_of
 from parsim.model.layer import Pass, Work
-from parsim.spec import Run
 
 __all__ = ["PipelineAxis"]
 
@@ -26,9 +25,6 @@ class PipelineAxis:
     @property
     def cuts(self) -> frozenset[Dim]:
         return frozenset()
-
-    def check(self, run: Run) -> None:
-        """Any number of ranks will do here: how layers divide over parts is the layer split's rule."""
 
     def comms(self, work: tuple[Work, ...], sizes: Sizes, which: Pass) -> tuple[Comm, ...]:
         """Nothing inside an op: messages go between ops."""

@@ -11,10 +11,8 @@ Bytes sent per rank in F of a layer: 2 * 2 * (t-1)/t * (s*b*h*2), the same with 
 from dataclasses import dataclass
 
 from parsim.axes.axis import CollectiveKind, Comm, owed_reductions, result_bytes
-from parsim.errors import LayoutError
 from parsim.model.dims import Dim, Sizes, rows_of
 from parsim.model.layer import Elementwise, Pass, Work
-from parsim.spec import Run
 
 __all__ = ["TensorAxis"]
 
@@ -34,25 +32,6 @@ class TensorAxis:
     @property
     def cuts(self) -> frozenset[Dim]:
         return _CUTS
-
-    def check(self, run: Run) -> None:
-        """Heads, KV heads (or copies of them), ffn, and with sequence parallelism the sequence, must divide."""
-        model = run.model
-        lengths = {"model.heads": model.heads, "model.ffn": model.ffn}
-        if self.sequence_parallel:
-            lengths["batch.sequence_length"] = run.batch.sequence_length // run.layout.mesh.cp
-        for name, size in lengths.items():
-            if size % self.degree:
-                divisors = [n for n in range(1, size + 1) if size % n == 0]
-                below = max(n for n in divisors if n <= self.degree)
-                above = min((n for n in divisors if n >= self.degree), default=below)
-                nearest = f"{below}" if below == above else f"{below} or {above}"
-                raise LayoutError(f"layout.mesh.tp {self.degree}: {name} {size} must divide by it; {nearest} would do")
-        if max(model.kv_heads, self.degree) % min(model.kv_heads, self.degree):
-            raise LayoutError(
-                f"layout.mesh.tp {self.degree}: model.kv_heads {model.kv_heads} must divide by it, or it by them; "
-                f"{model.kv_heads} would do"
-            )
 
     def comms(self, work: tuple[Work, ...], sizes: Sizes, which: Pass) -> tuple[Comm, ...]:
         if self.degree == 1:

@@ -11,12 +11,11 @@ from functools import cached_property
 from typing import Any
 
 from parsim.axes.dp import DataAxis
-from parsim.axes.mesh import groups
 from parsim.axes.pp import PipelineAxis
 from parsim.axes.tp import TensorAxis
 from parsim.cost.constants import FITTED, Constants
 from parsim.cost.layer_segments import LayerSegments, local_sizes_of
-from parsim.cost.links import RunLinks, links_of
+from parsim.cost.links import RunLinks, data_paths, links_of
 from parsim.cost.priceable import check_priceable
 from parsim.cost.rates import Rates, rates_of
 from parsim.cost.segments import Block, Played, play, play_pair
@@ -24,7 +23,6 @@ from parsim.cost.stage import Part, StageSegments
 from parsim.cost.step_end import StepEnd, step_end, straggler_factor
 from parsim.errors import ScheduleError
 from parsim.model.dims import Sizes
-from parsim.network.price import Path, path_between
 from parsim.plan.op import COMPUTE, Kind, Op, Slot
 from parsim.plan.placement import Placement
 from parsim.spec import Run
@@ -46,8 +44,6 @@ class RooflineCost:
 
     def __post_init__(self) -> None:
         check_priceable(self.run)
-        for axis in (self.tensor_axis, self.data_axis, self.pipeline_axis):
-            axis.check(self.run)
 
     # The Cost protocol
 
@@ -135,9 +131,7 @@ class RooflineCost:
     @cached_property
     def _stages(self) -> StageSegments:
         layer = LayerSegments(self.run, self.tensor_axis, self._sizes, self._links.tensor, self._rates, self.constants)
-        return StageSegments(
-            self.run, self.tensor_axis, self.data_axis, self._sizes, layer, self._links, self.constants
-        )
+        return StageSegments(self.run, self.data_axis, self._sizes, layer, self._links, self.constants)
 
     @cached_property
     def _layers(self) -> tuple[int, ...]:
@@ -187,14 +181,11 @@ class RooflineCost:
             forward, backward = (self.seconds(Slot(Op(stage, kind, 0))) for kind in (Kind.F, Kind.B))
             in_flight = min(self.run.layout.mesh.pp, self.run.microbatches)
             window = backward, forward * ((on_rank - 1) * in_flight + 1)
-            path, gather_path = self._data_paths(stage)
             self._played[key] = step_end(
                 self.run,
                 self.data_axis,
                 self._stages.parameters(part),
-                path,
-                gather_path,
-                self._links.data[1],
+                data_paths(self.run, self._links.links, self._twin_ranks(stage)),
                 window,
                 on_rank,
                 self._rates,
@@ -205,19 +196,3 @@ class RooflineCost:
 
     def _twin_ranks(self, stage: int) -> tuple[int, ...]:
         return tuple(sorted({self.placement.rank_of[twin] for twin in self.placement.twins(stage)}))
-
-    def _data_paths(self, stage: int) -> tuple[Path, Path]:
-        """What reductions and gathers of a stage talk over: all ranks that hold its part, and those that share one
-        set of optimizer states.
-        """
-        mesh, links = self.run.layout.mesh, self._links.links
-        ranks = self._twin_ranks(stage)
-        path = self._links.data[0]
-        if len(ranks) > 1:
-            width = self.run.ranks // mesh.pp
-            first = groups(mesh, "cp", "dp")[0]
-            path = path_between([rank + r * width for r in ranks for rank in first], links)
-        group = self.run.layout.zero_group
-        if group is None or group >= path.ranks:
-            return path, path
-        return path, path_between(groups(mesh, "cp", "dp")[0][:group], links)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 from parsim.axes.axis import Comm
 from parsim.axes.dp import DataAxis
-from parsim.axes.tp import TensorAxis
 from parsim.cost.constants import Constants
 from parsim.cost.layer_segments import LayerSegments
 from parsim.cost.links import RunLinks
@@ -23,6 +22,8 @@ from parsim.plan.op import Kind
 from parsim.spec import Run
 
 __all__ = ["Part", "StageSegments"]
+
+_NOTICED_S = 1e-9
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,13 @@ class StageSegments:
     def __init__(
         self,
         run: Run,
-        tp: TensorAxis,
         dp: DataAxis,
         sizes: Sizes,
         layer: LayerSegments,
         links: RunLinks,
         constants: Constants,
     ) -> None:
-        self._run, self._tp, self._dp, self._sizes = run, tp, dp, sizes
+        self._run, self._dp, self._sizes = run, dp, sizes
         self._segments, self._links, self._constants = layer, links, constants
         self._work = dense_layer(run.model)
         self._layers = {
@@ -118,7 +118,7 @@ class StageSegments:
         gpu = play([block]).seconds
         power = constants.host_sharpness
         extra = (gpu**power + host**power) ** (1 / power) - gpu
-        return (*block, Kernel("host", extra)) if extra > 0 else block
+        return (*block, Kernel("host", extra)) if extra > _NOTICED_S else block
 
     def _end(self, work: tuple[Work, ...], kind: Kind) -> Block:
         if kind is Kind.F:
@@ -136,7 +136,7 @@ class StageSegments:
 
     def _gather(self, comm: Comm, hidden: bool = True) -> Collective:
         constants, tensors = self._constants, self._run.software.fsdp_unit == "tensor"
-        path, latency = self._links.data
+        path, latency = self._links.data.whole, self._links.data.latency
         if tensors:
             path = path._replace(bytes_per_s=path.bytes_per_s * constants.tensor_unit_rate)
             latency = Latency(*(value * constants.tensor_unit_collectives for value in latency))

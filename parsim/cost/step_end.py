@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from parsim.axes.axis import Comm
 from parsim.axes.dp import DataAxis
 from parsim.cost.constants import Constants
+from parsim.cost.links import DataPaths
 from parsim.cost.rates import Rates
 from parsim.network.price import Latency, Path, collective_seconds
 from parsim.spec import Run
@@ -51,9 +52,7 @@ def step_end(
     run: Run,
     dp: DataAxis,
     parameters: float,
-    path: Path,
-    gather_path: Path,
-    latency: Latency,
+    paths: DataPaths,
     window_s: tuple[float, float],
     stages_on_rank: int,
     rates: Rates,
@@ -62,27 +61,35 @@ def step_end(
     """The end of a step for a stage of `parameters` per rank.
 
     `window_s`: what can hide a reduction (the stage's own backward), and a gather (its forwards in the first
-    micro-batches). `gather_path` is the ranks that share one set of optimizer states.
+    micro-batches).
     """
-    shard = gather_path.ranks if run.layout.zero or run.layout.fsdp else 1
-    held = parameters / shard if dp.sharded else parameters
+    zero = 3 if run.layout.fsdp else run.layout.zero
+    shard = paths.inside.ranks if zero else 1
+    held = parameters / shard if zero == 3 else parameters
     traffic = constants.optimizer_overhead * constants.optimizer_bytes * parameters / shard + dp.gradient_bytes * held
     optimizer = traffic / rates.memory_bytes_per_s + constants.step_s / stages_on_rank
-    scattered = run.layout.zero == 1 and gather_path == path
-    reduce = _seconds(dp.reduction(parameters, scattered), parameters, path, latency, constants)
-    gather = (
-        _seconds(dp.gather(parameters), parameters, gather_path, latency, constants) if run.layout.zero == 1 else 0.0
-    )
-    if run.layout.fsdp or run.layout.zero >= 2:
+    if zero == 3:
         once = 0.0
-        if run.layout.mesh.pp > 1 and path.ranks > 1:
-            once = constants.fsdp_pipeline * (2 + dp.gradient_bytes) * parameters / path.bytes_per_s
+        if run.layout.mesh.pp > 1 and paths.whole.ranks > 1:
+            once = constants.fsdp_pipeline * (2 + dp.gradient_bytes) * parameters / paths.whole.bytes_per_s
         return StepEnd(0.0, once, optimizer)
+    reduce, gather = _reduce(dp, parameters, zero, paths, constants), 0.0
+    if zero:
+        gather = _seconds(dp.gather(parameters), parameters, paths.inside, paths.latency, constants)
     if not run.software.dp_overlap:
         return StepEnd(0.0, reduce + gather, optimizer)
     hidden_reduce, hidden_gather = (constants.dp_window * window for window in window_s)
     left = max(0.0, gather - hidden_gather) + constants.dp_contention * (reduce + gather)
     return StepEnd(max(0.0, reduce - hidden_reduce), left, optimizer)
+
+
+def _reduce(dp: DataAxis, parameters: float, zero: int, paths: DataPaths, constants: Constants) -> float:
+    """An all-reduce, or with cut optimizer states a scatter inside each set of ranks and an all-reduce across sets."""
+    if not zero:
+        return _seconds(dp.reduction(parameters, scattered=False), parameters, paths.whole, paths.latency, constants)
+    share = parameters / paths.inside.ranks
+    scatter = _seconds(dp.reduction(parameters, scattered=True), parameters, paths.inside, paths.latency, constants)
+    return scatter + _seconds(dp.reduction(share, scattered=False), share, paths.across, paths.latency, constants)
 
 
 def _seconds(comm: Comm, parameters: float, path: Path, latency: Latency, constants: Constants) -> float:
