@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from parsim.plan import (
     check,
     compute_only,
     mirrored,
+    needs,
     parse_slot,
     straight,
 )
@@ -57,8 +59,6 @@ def random_sound_plan(chance: random.Random) -> Plan:
     plan = build(chance.choice(names()), chance.choice([2, 4]), 8)
     done: dict[int, list] = {rank: [] for rank in range(len(plan.orders))}
     waiting = [(rank, slot) for rank, order in enumerate(plan.orders) for slot in order]
-    from parsim.plan import needs
-
     present, played = {op for _, op in plan.ops()}, set[Op]()
     while waiting:
         ready = [
@@ -124,7 +124,6 @@ def test_one_stage_reduces_right_behind_its_last_backward() -> None:
 
 def test_stages_of_one_part_reduce_together_when_the_last_is_done() -> None:
     """Each rank finishes the part first that the other finishes last: were both to reduce at once, both would wait."""
-    rows = ("0F0 3F0 3B0 0B0", "2F0 1F0 1B0 2B0")
     rows = ("0F0 3F0 0B0 3B0", "2F0 1F0 1B0 2B0")
     plan = Plan("test", mirrored(2), 2, tuple(tuple(map(parse_slot, row.split())) for row in rows))
     check(plan)
@@ -143,7 +142,7 @@ def test_dualpipes_mirror_ranks_reduce_in_one_order(pp: int, m: int) -> None:
     part_of = reduced.placement.part_of
     rows = [[part_of[s.first.stage] for s in row if s.first.kind is Kind.REDUCE_GRAD] for row in reduced.orders]
     assert rows == rows[::-1]
-    assert sorted(sum(rows, [])) == sorted([*range(pp)] * 2)
+    assert sorted(chain.from_iterable(rows)) == sorted([*range(pp)] * 2)
 
 
 def test_messages_of_a_plan_that_never_ends() -> None:
