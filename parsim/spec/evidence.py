@@ -24,13 +24,13 @@ class Evidence(Spec):
 
 
 EvidenceMap = StrictMapping[Name, Evidence]
-"""By dotted field path; an entry also speaks for the fields below it, unless they have their own."""
+"""By dotted field path; an entry also speaks for the fields below it unless they have their own, `all` for the rest."""
 
 
 def evidence_of(path: str, evidence: Mapping[str, Evidence]) -> Evidence | None:
-    """The evidence of the field at a dotted path: its own entry, else the nearest one above it."""
+    """The evidence of the field at a dotted path: its own entry, else the nearest one above it, else `all`."""
     while path:
         if path in evidence:
             return evidence[path]
         path = path.rpartition(".")[0]
-    return None
+    return evidence.get("all")

@@ -20,8 +20,8 @@ class Efficiency(Spec):
 
     matmul: StrictMapping[Dtype, Share]
     """Of `flops_per_s[dtype]`, before tile padding and bytes are counted (cost/)."""
-    attention: StrictMapping[FlashKernel, Share]
-    """Of the 16-bit peak, by the kernels that are known to run on this GPU."""
+    attention: StrictMapping[FlashKernel, Share] = Field(min_length=1)
+    """Of the 16-bit peak, by kernel; the first is the one that frameworks pick on this GPU."""
     nvlink: Share
     nic: Share
     hbm: Share = 0.74

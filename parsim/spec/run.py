@@ -72,8 +72,7 @@ class Run(Spec):
             return software
         stated, values = set(software.model_fields_set), dict[str, Any]()
         if software.attention is None:
-            kernels = cluster.node.gpu.efficiency.attention
-            values["attention"] = "cudnn" if "cudnn" in kernels else "flash2"
+            values["attention"] = next(iter(cluster.node.gpu.efficiency.attention))
             stated.discard("attention")
         if "params_dtype" not in stated and layout.precision in ("fp16", "fp32", "tf32"):
             values["params_dtype"] = "fp16" if layout.precision == "fp16" else "fp32"

@@ -81,7 +81,7 @@ class Software(Spec):
     framework: Framework = "megatron-core"
     preset_version: Name | None = None
     attention: Attention | None = None
-    """Kernel of the core attention; in a Run never None: cudnn where the GPU has it, else flash2."""
+    """Kernel of the core attention; in a Run never None: the first that the GPU's file names."""
     attention_dropout: Probability = 0.0
     hidden_dropout: Probability = 0.0
     ops: Literal["eager", "fused", "compiled"] = "fused"
