@@ -60,7 +60,8 @@ def _steps_in_flight(spans: Iterable[Span]) -> list[tuple[float, Mapping[str, fl
             changes.append((span.start_s, 1))
         elif span.op.kind in (Kind.B, Kind.W):
             changes.append((span.end_s, -1))
-    held, steps = 0, []
+    held = 0
+    steps: list[tuple[float, Mapping[str, float]]] = []
     for time, change in sorted(changes):
         held += change
         steps.append((time, {"activations": float(held)}))

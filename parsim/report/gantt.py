@@ -8,13 +8,15 @@ hover on; `page` swaps real bars in when the reader zooms in. Plotly is imported
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from parsim.plan.op import COMPUTE
 from parsim.report.bars import Bars, bars_of
 from parsim.report.curves import curves_of
-from parsim.report.memory_plot import memory_axis, memory_traces
+from parsim.report.memory_plot import capacity_note, memory_axis, memory_traces
 from parsim.report.palette import GRID, IDLE, INK, MEANING, MUTED, colour, ink_on, rank_colour
-from parsim.timeline import Timeline
+from parsim.timeline import Span, Timeline
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -24,9 +26,9 @@ __all__ = ["DENSE", "Scale", "comparison", "gantt", "scale_of"]
 DENSE = 5_000
 """Above this many bars they are drawn as filled paths."""
 FONT = '"Inter", "Segoe UI", "Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif'
-_MEMORY_PX, _GAP_PX, _LEFT_PX, _RIGHT_PX, _TOP_PX, _BOTTOM_PX = 210, 34, 76, 18, 84, 52
+_MEMORY_PX, _GAP_PX, _LEFT_PX, _RIGHT_PX, _TOP_PX, _BOTTOM_PX = 210, 34, 76, 18, 44, 52
 _WIDTH_PX = 1400 - _LEFT_PX - _RIGHT_PX
-_DIGIT_PX, _PAD_PX = 6.5, 4
+_DIGIT, _PAD_PX, _SMALLEST_PX, _LARGEST_PX = 0.58, 2, 7, 11  # a digit's width in font sizes; the same in zoom.js
 
 
 @dataclass(frozen=True)
@@ -82,17 +84,21 @@ def _figure(
     dense = sum(len(timeline.spans) for _, timeline in recordings) > DENSE
     traces: list[dict[str, Any]] = []
     axes: list[tuple[float, dict[str, Any]]] = []  # height in px and settings of each y axis, top to bottom
+    notes: list[dict[str, Any]] = []
     legend: set[str] = set()
     for label, timeline in recordings:
         name = f"y{len(axes) + 1 if axes else ''}"
-        traces += _rows(timeline, _Sheet(scale, dense, name, end_s, _row_px(timeline)), legend)
+        traces += _rows(timeline, _sheet(timeline, scale, dense, name, end_s), legend)
         axes.append((timeline.ranks * _row_px(timeline), _rank_axis(timeline.ranks, label)))
     for label, timeline in recordings:
         if curves := curves_of(timeline):
-            traces += memory_traces(curves, timeline, scale.factor, scale.unit, f"y{len(axes) + 1}", capacity_bytes)
+            name = f"y{len(axes) + 1}"
+            traces += memory_traces(curves, timeline, scale.factor, scale.unit, name, capacity_bytes)
+            if capacity_bytes is not None and curves[0].measures_bytes:
+                notes.append(capacity_note(capacity_bytes, name))
             axes.append((_MEMORY_PX, memory_axis(curves, label, capacity_bytes)))
     heading = _heading(title, facts)
-    top = _TOP_PX + (26 if heading else 0)
+    top = _TOP_PX + (58 if heading else 0)
     inner = sum(height for height, _ in axes) + _GAP_PX * (len(axes) - 1)
     layout: dict[str, Any] = {
         "template": "none",
@@ -116,6 +122,7 @@ def _figure(
             "tracegroupgap": 0,
         },
         "xaxis": _time_axis(end_s * scale.factor, scale.unit, len(axes)),
+        "annotations": notes,
         "meta": {"dense": dense},
     }
     if heading:
@@ -131,17 +138,17 @@ def _heading(title: str, facts: Sequence[tuple[str, str, str]]) -> dict[str, Any
     line = "  ·  ".join(f"{escape(label)} {escape(value)}" for label, value, _ in facts)
     if not title and not line:
         return {}
+    below = f'<br><span style="font-size:13px;color:{MUTED}">{line}</span>' if line else ""
     return {
-        "text": f"<b>{escape(title)}</b>",
+        "text": f"<b>{escape(title)}</b>{below}",
         "font": {"size": 18, "color": INK},
-        "subtitle": {"text": line, "font": {"size": 13, "color": MUTED}},
         "x": 0,
         "xref": "paper",
         "xanchor": "left",
         "y": 1,
         "yref": "container",
         "yanchor": "top",
-        "pad": {"t": 16},
+        "pad": {"t": 26},
     }
 
 
@@ -199,12 +206,30 @@ class _Sheet:
     axis: str
     end_s: float
     row_px: int
+    digits: int
+    typical_s: float
+
+    def most_px(self, bars: Bars) -> int:
+        """The largest font that the lane's height takes."""
+        return max(_SMALLEST_PX, min(_LARGEST_PX, int(bars.lane.height * self.row_px) - 3))
 
     def font_px(self, bars: Bars) -> int:
-        return max(7, min(11, int(bars.lane.height * self.row_px) - 3))
+        """A font in which the longest micro-batch fits on a typical bar, if one does."""
+        return max(_SMALLEST_PX, min(self.most_px(bars), int(self._fits_px(self.typical_s))))
 
-    def width_px(self, span_s: float) -> float:
-        return span_s / self.end_s * _WIDTH_PX
+    def label(self, span: Span, font_px: int) -> str:
+        """The micro-batch, where the longest one would fit: all bars of a length look alike."""
+        return "" if span.op.mb is None or self._fits_px(span.end_s - span.start_s) < font_px else str(span.op.mb)
+
+    def _fits_px(self, span_s: float) -> float:
+        return (span_s / self.end_s * _WIDTH_PX - _PAD_PX) / (_DIGIT * self.digits)
+
+
+def _sheet(timeline: Timeline, scale: Scale, dense: bool, axis: str, end_s: float) -> _Sheet:
+    microbatches = max((span.op.mb or 0 for span in timeline.spans), default=0)
+    lengths = [span.end_s - span.start_s for span in timeline.spans if span.op.kind in COMPUTE]
+    typical_s = median(lengths) if lengths else 0.0
+    return _Sheet(scale, dense, axis, end_s or 1.0, _row_px(timeline), len(str(microbatches)), typical_s)
 
 
 def _rows(timeline: Timeline, sheet: _Sheet, legend: set[str]) -> Iterator[dict[str, Any]]:
@@ -228,14 +253,13 @@ def _rows(timeline: Timeline, sheet: _Sheet, legend: set[str]) -> Iterator[dict[
         "yaxis": sheet.axis,
         "meta": {"role": "idle"},
     }
-    label_px = _PAD_PX + _DIGIT_PX * len(str(max((span.op.mb or 0 for span in timeline.spans), default=0)))
     for bars in bars_of(timeline):
         look = _look(bars, bars.kind not in legend, sheet.axis)
         legend.add(bars.kind)
         if sheet.dense:
             yield from _dense(bars, look, sheet)
         else:
-            yield _as_bars(bars, look, sheet, label_px)
+            yield _as_bars(bars, look, sheet)
 
 
 def _look(bars: Bars, first: bool, axis: str) -> dict[str, Any]:
@@ -299,8 +323,7 @@ def _pairs(bars: Bars) -> dict[str, Any]:
     return {"hovertext": [escape(str(span.detail["pair"])) for span in bars.spans]} if bars.paired else {}
 
 
-def _as_bars(bars: Bars, look: dict[str, Any], sheet: _Sheet, label_px: float) -> dict[str, Any]:
-    """Real bars; a micro-batch is written where the longest one would fit, so that all of a kind look alike."""
+def _as_bars(bars: Bars, look: dict[str, Any], sheet: _Sheet) -> dict[str, Any]:
     import numpy as np
 
     columns = np.array(_columns(bars, sheet.scale), dtype="f8")
@@ -308,14 +331,11 @@ def _as_bars(bars: Bars, look: dict[str, Any], sheet: _Sheet, label_px: float) -
         **_bar(bars, look, sheet),
         **_pairs(bars),
         "y": [span.rank for span in bars.spans],
-        "base": columns[:, 2],
+        "base": columns[:, 2].tolist(),
         "x": columns[:, 4],
         "customdata": columns,
-        "text": [
-            "" if span.op.mb is None or sheet.width_px(span.end_s - span.start_s) < label_px else str(span.op.mb)
-            for span in bars.spans
-        ],
-        "meta": {"role": "bars"},
+        "text": [sheet.label(span, sheet.font_px(bars)) for span in bars.spans],
+        "meta": {"role": "bars", "mostPx": sheet.most_px(bars)},
     }
 
 
@@ -352,4 +372,5 @@ def _dense(bars: Bars, look: dict[str, Any], sheet: _Sheet) -> Iterator[dict[str
         "customdata": columns,
         "meta": {"role": "points"},
     }
-    yield {**_bar(bars, look, sheet), "showlegend": False, "x": [], "y": [], "base": [], "meta": {"role": "zoom"}}
+    zoom = {"role": "zoom", "mostPx": sheet.most_px(bars)}
+    yield {**_bar(bars, look, sheet), "showlegend": False, "zorder": 1, "x": [], "y": [], "base": [], "meta": zoom}

@@ -9,9 +9,10 @@ from parsim.report.palette import GRID, INK, MUTED, rank_colour
 from parsim.timeline import Timeline
 from parsim.units import format_bytes
 
-__all__ = ["memory_axis", "memory_traces"]
+__all__ = ["capacity_note", "memory_axis", "memory_traces"]
 
 _GIB = 2.0**30
+_LIMIT = "#b42318"
 
 
 def memory_axis(curves: Sequence[Curve], label: str, capacity_bytes: float | None) -> dict[str, Any]:
@@ -37,6 +38,24 @@ def memory_axis(curves: Sequence[Curve], label: str, capacity_bytes: float | Non
     }
 
 
+def capacity_note(capacity_bytes: float, axis: str) -> dict[str, Any]:
+    """The words on the line of what a GPU has, readable across the curves."""
+    return {
+        "text": f"a GPU has {format_bytes(capacity_bytes)}",
+        "x": 1,
+        "xref": "paper",
+        "xanchor": "right",
+        "y": capacity_bytes / _GIB,
+        "yref": axis,
+        "yanchor": "bottom",
+        "yshift": 2,
+        "showarrow": False,
+        "borderpad": 1,
+        "bgcolor": "rgba(255,255,255,0.85)",
+        "font": {"size": 11, "color": _LIMIT},
+    }
+
+
 def memory_traces(
     curves: Sequence[Curve], timeline: Timeline, factor: float, unit: str, axis: str, capacity_bytes: float | None
 ) -> Iterator[dict[str, Any]]:
@@ -47,13 +66,10 @@ def memory_traces(
     if capacity_bytes is not None and curves[0].measures_bytes:
         yield {
             "type": "scatter",
-            "mode": "lines+text",
+            "mode": "lines",
             "x": [0, timeline.makespan_s * factor],
             "y": [capacity_bytes * scale] * 2,
-            "text": ["", f"a GPU has {format_bytes(capacity_bytes)}"],
-            "textposition": "top left",
-            "textfont": {"size": 11, "color": "#b42318"},
-            "line": {"color": "#b42318", "width": 1.2, "dash": "dash"},
+            "line": {"color": _LIMIT, "width": 1.2, "dash": "dash"},
             "hoverinfo": "skip",
             "name": "memory of a GPU",
             "showlegend": False,
@@ -67,7 +83,8 @@ def _line(curve: Curve, ranks: int, factor: float, scale: float, unit: str, axis
     """A curve; categories that never change are written into the hover text, the others looked up there."""
     import numpy as np
 
-    lines, changing = [], []
+    lines: list[str] = []
+    changing: list[tuple[float, ...]] = []
     if curve.measures_bytes:
         for name, values in curve.categories.items():
             if min(values) != max(values):
@@ -92,9 +109,7 @@ def _line(curve: Curve, ranks: int, factor: float, scale: float, unit: str, axis
     }
 
 
-def _peaks(
-    curves: Sequence[Curve], ranks: int, factor: float, scale: float, unit: str, axis: str
-) -> dict[str, Any]:
+def _peaks(curves: Sequence[Curve], ranks: int, factor: float, scale: float, unit: str, axis: str) -> dict[str, Any]:
     """A mark where each rank is first at its peak; the highest of all has its number beside it."""
     highest = max(curves, key=lambda curve: curve.totals[curve.peak])
     end_s = max(curve.times_s[-1] for curve in curves)

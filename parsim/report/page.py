@@ -30,7 +30,7 @@ _SOURCE = {"sim": "Predicted by parsim's simulator.", "run": "Measured: a record
 
 @dataclass(frozen=True)
 class Section:
-    """A small table of a page: numbers are set flush right, everything else is escaped text. `folded`: opens on click."""
+    """A small table of a page: numbers flush right, all else escaped text. `folded`: it opens on a click."""
 
     title: str
     columns: Sequence[str]
@@ -172,7 +172,11 @@ def _caption(timelines: Sequence[Timeline]) -> str:
         parts.append("Zoomed in far enough, bars carry their micro-batch.")
     else:
         parts.append("Numbers are micro-batches, where they fit.")
-    letters = [MEANING[kind].replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}") for kind in MEANING if kind in kinds and kind.value in "FBIW"]
+    letters = [
+        MEANING[kind].replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+        for kind in MEANING
+        if kind in kinds and kind.value in "FBIW"
+    ]
     parts.append("; ".join(letters) + ".")
     if any(level for timeline in timelines for level in local_levels(timeline).values()):
         parts.append("Darker to lighter: the first to the last stage that a rank holds.")
@@ -198,7 +202,7 @@ def _ranks(timeline: Timeline, scale: Scale) -> Section:
         for row in use.ranks
     ]
     measures = any(curve.measures_bytes for curve in curves.values())
-    columns = (
+    columns = [
         "rank",
         f"busy ({scale.unit})",
         f"idle ({scale.unit})",
@@ -206,8 +210,8 @@ def _ranks(timeline: Timeline, scale: Scale) -> Section:
         "peak memory" if measures else "peak activations",
         f"first at ({scale.unit})",
         "during",
-        "made of" if measures else "",
-    )
+        "made of",
+    ]
     if not measures:
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     return Section(
@@ -235,7 +239,7 @@ def _mapping(title: str, values: Mapping[str, Any], *, folded: bool) -> list[Sec
 
 
 def _flat(value: object, path: str = "") -> Iterable[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _flat(item, f"{path}.{key}" if path else str(key))
     elif value is not None:

@@ -50,9 +50,9 @@ def print_schedule(document: Mapping[str, Any], console: "Console | None" = None
 
 
 def print_schedules(document: Mapping[str, Any], console: "Console | None" = None) -> None:
-    """All schedules of one size: a line for each, the shortest makespan first, and why others are not there."""
+    """All schedules of one size: a line for each, the least over its ideal first, and why others are not there."""
     console = console or _console()
-    played = sorted(document["schedules"], key=lambda one: (one["makespan"], one["schedule"]))
+    played = sorted(document["schedules"], key=lambda one: (one["bubble"]["over_ideal"], one["schedule"]))
     first = played[0]
     _heading(
         console,
@@ -73,8 +73,7 @@ def print_schedules(document: Mapping[str, Any], console: "Console | None" = Non
         console,
         ["schedule", "stages/rank", "makespan", *(f"bubble {name}" for name in _BUBBLES.values()), "peak activations"],
         rows,
-        "a stage of a rank that holds v is 1/v of the work of one that holds a single stage: give --times to match. "
-        + _definitions(),
+        "times are those of one stage: compare makespans and activations of equal stages/rank only; " + _definitions(),
         words=1,
     )
     for refused in document.get("refused", ()):

@@ -1,19 +1,28 @@
 // Keeps a diagram readable at every zoom: micro-batches are written on the bars they fit on, and in a dense diagram,
 // drawn as filled paths with a point on each bar, real bars replace the points once few enough are in sight.
 function followZoom(plot) {
-  const most = 3000, digitPx = 6.5, padPx = 4;
+  const most = 3000, digit = 0.58, padPx = 2, smallestPx = 7;
   const MICROBATCH = 1, START = 2, END = 3, DURATION = 4;
   const withRole = (role) => plot.data.flatMap((trace, index) => (trace.meta?.role === role ? [index] : []));
   const bars = withRole("bars"), points = withRole("points"), zooms = withRole("zoom");
   const rowsOf = (index) => plot._fullData[index].customdata;
-  let largest = 0;
-  for (const index of [...bars, ...points]) for (const row of rowsOf(index)) largest = Math.max(largest, row[MICROBATCH]);
-  const labelPx = padPx + digitPx * String(largest).length;
-  const label = (row) => {
-    const axis = plot._fullLayout.xaxis, pxPerUnit = axis._length / (axis.range[1] - axis.range[0]);
-    return row[MICROBATCH] < 0 || row[DURATION] * pxPerUnit < labelPx ? "" : String(row[MICROBATCH]);
+  const ops = [...bars, ...points].flatMap((index) => Array.from(rowsOf(index))).filter((row) => row[MICROBATCH] >= 0);
+  const digits = String(ops.reduce((largest, row) => Math.max(largest, row[MICROBATCH]), 0)).length;
+  const typical = ops.map((row) => row[DURATION]).sort((a, b) => a - b)[ops.length >> 1];
+
+  const fitsPx = (duration) => {
+    const axis = plot._fullLayout.xaxis;
+    return ((duration * axis._length) / (axis.range[1] - axis.range[0]) - padPx) / (digit * digits);
   };
-  const write = () => Plotly.restyle(plot, { text: bars.map((index) => Array.from(rowsOf(index), label)) }, bars);
+  const fontPx = (index) => Math.max(smallestPx, Math.min(plot.data[index].meta.mostPx, Math.floor(fitsPx(typical))));
+  const labels = (rows, px) =>
+    Array.from(rows, (row) => (row[MICROBATCH] < 0 || fitsPx(row[DURATION]) < px ? "" : String(row[MICROBATCH])));
+
+  const write = () => Plotly.restyle(plot, {
+    text: bars.map((index) => labels(rowsOf(index), fontPx(index))),
+    "insidetextfont.size": bars.map(fontPx),
+  }, bars);
+
   let refined = false;
   const refine = () => {
     const [from, to] = plot._fullLayout.xaxis.range;
@@ -27,18 +36,21 @@ function followZoom(plot) {
     refined = few;
     const pick = (value) => points.map((index, place) => {
       const trace = plot._fullData[index];
-      return few ? inside[place].map((at) => value(trace.customdata[at], trace, at)) : [];
+      return few ? inside[place].map((at) => value(trace, at)) : [];
     });
+    const rows = pick((trace, at) => Array.from(trace.customdata[at]));
     Plotly.restyle(plot, { hoverinfo: few ? "skip" : "all" }, points);
     Plotly.restyle(plot, {
-      y: pick((row, trace, at) => trace.y[at]),
-      base: pick((row) => row[START]),
-      x: pick((row) => row[DURATION]),
-      customdata: pick((row) => Array.from(row)),
-      text: pick(label),
-      hovertext: pick((row, trace, at) => (Array.isArray(trace.hovertext) ? trace.hovertext[at] : "")),
+      y: pick((trace, at) => trace.y[at]),
+      base: rows.map((some) => some.map((row) => row[START])),
+      x: rows.map((some) => some.map((row) => row[DURATION])),
+      customdata: rows,
+      text: rows.map((some, place) => labels(some, fontPx(zooms[place]))),
+      "insidetextfont.size": zooms.map(fontPx),
+      hovertext: pick((trace, at) => (Array.isArray(trace.hovertext) ? trace.hovertext[at] : "")),
     }, zooms);
   };
+
   const follow = points.length ? refine : write;
   plot.on("plotly_relayout", follow);
   follow();

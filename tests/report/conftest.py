@@ -68,12 +68,13 @@ class Browser:
         page = self.folder / f"{name}.html"
         page.write_text(html, encoding="utf-8")
         profile = self.folder / "profile"
-        flags = (
-            "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-            "--disable-component-update --disable-sync --hide-scrollbars --enable-logging=stderr --v=0"
-        ).split()
+        flags = [
+            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            *("--enable-logging=stderr", f"--user-data-dir={profile}", f"--window-size={width},{height}"),
+        ]
         done = subprocess.run(
-            [self.program, *flags, f"--user-data-dir={profile}", f"--window-size={width},{height}", *options, str(page)],
+            [self.program, *flags, *options, str(page)],
             capture_output=True,
             text=True,
             timeout=120,
