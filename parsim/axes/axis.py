@@ -72,9 +72,9 @@ def owed_reductions(axis: Axis, work: tuple[Work, ...], which: Pass) -> tuple[Ma
     return tuple(w for w in work if isinstance(w, Matmul) and contracted(w, which) & axis.cuts)
 
 
-def result_bytes(matmul: Matmul, sizes: Sizes, which: Pass) -> float:
-    """Bytes of the 16-bit result of a matmul: [rows, cols] in F, [rows, inner] in I, [inner, cols] in W."""
+def result_bytes(matmul: Matmul, sizes: Sizes, which: Pass, word_bytes: int) -> float:
+    """Bytes of the result of a matmul: [rows, cols] in F, [rows, inner] in I, [inner, cols] in W."""
     if which == "W":
-        return 2 * length(matmul.inner, sizes) * length(matmul.cols, sizes)
+        return word_bytes * length(matmul.inner, sizes) * length(matmul.cols, sizes)
     width: Extent = matmul.cols if which == "F" else matmul.inner
-    return 2 * rows_of(sizes) * length(width, sizes)
+    return word_bytes * rows_of(sizes) * length(width, sizes)

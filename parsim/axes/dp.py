@@ -17,8 +17,6 @@ from parsim.model.layer import Pass, Work, matmul_parameters
 
 __all__ = ["DataAxis", "sent_elements"]
 
-_PARAMETER_BYTES = 2  # what travels in a gather is the 16-bit copy
-
 
 def sent_elements(parameters: float, ranks: int, zero: int, regather: bool = True) -> float:
     """Elements that a rank sends for one micro-batch of ZeRO-3, or one step of ZeRO-0 to 2, over a ring."""
@@ -28,12 +26,15 @@ def sent_elements(parameters: float, ranks: int, zero: int, regather: bool = Tru
 
 @dataclass(frozen=True)
 class DataAxis:
-    """dp of a run. `sharded`: parameters are cut and gathered layer by layer; `regather`: again in the backward."""
+    """dp of a run. `sharded`: parameters are cut and gathered layer by layer; `regather`: again in the backward.
+    Gathers carry the words that are computed with, whatever the masters are kept in.
+    """
 
     degree: int
     sharded: bool = False
     regather: bool = True
     gradient_bytes: int = 4
+    word_bytes: int = 2
     name: str = "dp"
 
     @property
@@ -50,7 +51,7 @@ class DataAxis:
             return (Comm("reduce_scatter", self.name, first, self.gradient_bytes * parameters),)
         if which == "I" and not self.regather:
             return ()
-        return (Comm("all_gather", self.name, first, _PARAMETER_BYTES * parameters, before=True),)
+        return (Comm("all_gather", self.name, first, self.word_bytes * parameters, before=True),)
 
     def reduction(self, parameters: float, scattered: bool) -> Comm:
         """The gradient reduction of a stage, once a step: scattered where each rank updates its share alone."""
@@ -59,4 +60,4 @@ class DataAxis:
 
     def gather(self, parameters: float) -> Comm:
         """The gather of updated parameters that follows a scattered reduction, once a step."""
-        return Comm("all_gather", self.name, "parameters", _PARAMETER_BYTES * parameters)
+        return Comm("all_gather", self.name, "parameters", self.word_bytes * parameters)

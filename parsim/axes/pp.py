@@ -20,6 +20,7 @@ class PipelineAxis:
 
     degree: int
     message_share: float = 1.0
+    word_bytes: int = 2
     name: str = "pp"
 
     @property
@@ -32,4 +33,5 @@ class PipelineAxis:
 
     def message(self, sizes: Sizes) -> Comm:
         """What one rank sends to the next stage (and gets back as a gradient) for a micro-batch."""
-        return Comm("send", self.name, "boundary", 2 * rows_of(sizes) * sizes[Dim.HIDDEN] * self.message_share)
+        size = self.word_bytes * rows_of(sizes) * sizes[Dim.HIDDEN] * self.message_share
+        return Comm("send", self.name, "boundary", size)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from parsim.axes.axis import CollectiveKind, Comm, owed_reductions, result_bytes
 from parsim.model.dims import Dim, Sizes, rows_of
-from parsim.model.layer import Elementwise, Pass, Work
+from parsim.model.layer import Elementwise, Matmul, Pass, Work
 
 __all__ = ["TensorAxis"]
 
@@ -27,6 +27,7 @@ class TensorAxis:
     degree: int
     sequence_parallel: bool = False
     parallel_residual: bool = False
+    word_bytes: int = 2
     name: str = "tp"
 
     @property
@@ -45,23 +46,23 @@ class TensorAxis:
         if not self.sequence_parallel:
             return (
                 *self._embedding(work, sizes, which),
-                *(Comm("all_reduce", self.name, m.name, result_bytes(m, sizes, which)) for m in reduced),
+                *(Comm("all_reduce", self.name, m.name, self._bytes(m, sizes, which)) for m in reduced),
             )
         return (
             *self._embedding(work, sizes, which),
-            *(
-                Comm("all_gather", self.name, m.name, result_bytes(m, sizes, _OTHER[which]), before=True)
-                for m in opened
-            ),
-            *(Comm("reduce_scatter", self.name, m.name, result_bytes(m, sizes, which)) for m in reduced),
+            *(Comm("all_gather", self.name, m.name, self._bytes(m, sizes, _OTHER[which]), before=True) for m in opened),
+            *(Comm("reduce_scatter", self.name, m.name, self._bytes(m, sizes, which)) for m in reduced),
         )
+
+    def _bytes(self, matmul: Matmul, sizes: Sizes, which: Pass) -> float:
+        return result_bytes(matmul, sizes, which, self.word_bytes)
 
     def _regathers(self, work: tuple[Work, ...], sizes: Sizes) -> tuple[Comm, ...]:
         """The cut inputs of column-parallel matmuls that their weight gradients need whole."""
         if not self.sequence_parallel:
             return ()
         return tuple(
-            Comm("all_gather", self.name, m.name, result_bytes(m, sizes, "I"), before=True, regather=True)
+            Comm("all_gather", self.name, m.name, self._bytes(m, sizes, "I"), before=True, regather=True)
             for m in owed_reductions(self, work, "I")
         )
 
@@ -69,7 +70,7 @@ class TensorAxis:
         """A look-up in a table cut by vocab is a sum over vocab: it owes a reduction in F; its gradient is gathered."""
         looked_up = [w for w in work if isinstance(w, Elementwise) and w.role == "embedding"]
         reduction: CollectiveKind = "reduce_scatter" if self.sequence_parallel else "all_reduce"
-        size = 2 * rows_of(sizes) * sizes[Dim.HIDDEN]
+        size = self.word_bytes * rows_of(sizes) * sizes[Dim.HIDDEN]
         if which == "F":
             return tuple(Comm(reduction, self.name, w.name, size) for w in looked_up)
         if not self.sequence_parallel:

@@ -1,6 +1,6 @@
 """The attention core's time, by kernel: flash (flash 2, cuDNN, flash 3) and unfused (scores in memory).
 
-With A = 4 b s^2 a d the forward FLOP of the full square on a rank, and S = 2 b s^2 a the bytes of its scores:
+With A = 4 b s^2 a d the forward FLOP of the full square on a rank, and S the bytes of its b s^2 a scores:
 
     flash    F = A/2 / (peak*ea*hf) * (1 + 552/s)          B = 2.5 * A/2 / (peak*ea*hf*0.64) * (1 + 552/s)
     unfused  F = A/(peak*0.63) + 5.2 S/hbm_eff             B = 2A/(peak*0.63) + 3.5 S/hbm_eff
@@ -25,7 +25,7 @@ def attention_seconds(
     square = sizes[Dim.BATCH] * sizes[Dim.SEQ] ** 2
     flops = 4 * square * sizes[Dim.QUERY]
     if not rates.attention:
-        score_bytes = 2 * square * sizes[Dim.QUERY] / head_dim
+        score_bytes = rates.word_bytes * square * sizes[Dim.QUERY] / head_dim
         matmuls = (1 if which == "F" else 2) * flops / (rates.peak_flops_per_s * constants.unfused_rate)
         passes = constants.unfused_forward_passes if which == "F" else constants.unfused_backward_passes
         return matmuls + passes * score_bytes / rates.memory_bytes_per_s

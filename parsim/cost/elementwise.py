@@ -14,7 +14,7 @@ def elementwise_seconds(
 ) -> float:
     """Seconds of `work` for local `sizes` (with sequence parallelism, those of its cut region).
 
-    forward = 2 bytes * passes * tokens * width / hbm_eff, backward 1.75 times that, all of it in I; the embedding's
+    forward = word bytes * passes * tokens * width / hbm_eff, backward 1.75 times that, all of it in I; the embedding's
     backward is in W. Dropout costs nothing where the run has none.
     """
     if which == "W" and work.role != "embedding":
@@ -26,7 +26,7 @@ def elementwise_seconds(
     if work.role == "embedding":
         share = 0.0 if which == "I" else 0.5
         return share * constants.embedding_bytes * elements / rates.memory_bytes_per_s
-    forward = 2 * _passes(work, run, constants) * elements / rates.memory_bytes_per_s
+    forward = rates.word_bytes * _passes(work, run, constants) * elements / rates.memory_bytes_per_s
     return forward if which == "F" else forward * constants.elementwise_backward
 
 

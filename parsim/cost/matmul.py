@@ -1,6 +1,6 @@
 """A matmul's time: arithmetic at the sustained rate, stretched by unfilled waves, plus its bytes, plus a launch.
 
-    t = 2mnk/(peak*e) * (1 + 0.90*(min(q,3)-1)) + 0.70 * 2(mk + kn + mn)/hbm + launch
+    t = 2mnk/(peak*e) * (1 + 0.90*(min(q,3)-1)) + 0.70 * word bytes (mk + kn + mn)/hbm + launch
     q = waves/fill * padding, with tiles = ceil(m/128)*ceil(n/256) on the GPU's SMs
 
 The bytes are added, not compared: that is what makes the efficiency fall smoothly as k, m or n become small.
@@ -23,8 +23,8 @@ def wave_loss(rows: float, cols: float, sms: int, constants: Constants) -> float
 
 
 def matmul_seconds(rows: float, inner: float, cols: float, rates: Rates, constants: Constants) -> float:
-    """Seconds of one 16-bit matmul [rows, inner] @ [inner, cols]."""
+    """Seconds of one matmul [rows, inner] @ [inner, cols]."""
     loss = min(wave_loss(rows, cols, rates.sms, constants), constants.wave_limit)
     arithmetic = 2 * rows * inner * cols / (rates.peak_flops_per_s * rates.matmul)
-    traffic = 2 * (rows * inner + inner * cols + rows * cols) / rates.hbm_bytes_per_s
+    traffic = rates.word_bytes * (rows * inner + inner * cols + rows * cols) / rates.hbm_bytes_per_s
     return arithmetic * (1 + constants.wave_weight * (loss - 1)) + constants.matmul_bytes * traffic + rates.launch_s

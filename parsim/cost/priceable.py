@@ -48,7 +48,7 @@ RULES: tuple[Rule, ...] = (
     Rule("layout.ep", lambda run: run.layout.ep > 1, "1"),
     Rule("layout.expert_tp", lambda run: run.layout.expert_tp > 1, "1"),
     Rule("layout.offload", lambda run: run.layout.offload is not None, "none"),
-    Rule("layout.precision", lambda run: run.layout.precision not in ("bf16", "fp16"), "bf16 or fp16"),
+    Rule("layout.precision", lambda run: "fp8" in run.layout.precision or "fp4" in run.layout.precision, "bf16"),
     Rule("layout.zero", _zero_2, "0, 1 or 3, or 2 with fsdp: true"),
     Rule("layout.zero_group", _sharded_group, "a group with zero: 1, or none"),
     Rule("layout.recompute.modules", _recompute_modules, "core_attn or every_second_matmul"),

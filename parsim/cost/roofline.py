@@ -17,7 +17,7 @@ from parsim.cost.constants import FITTED, Constants
 from parsim.cost.layer_segments import LayerSegments, local_sizes_of
 from parsim.cost.links import RunLinks, data_paths, links_of
 from parsim.cost.priceable import check_priceable
-from parsim.cost.rates import Rates, rates_of
+from parsim.cost.rates import Rates, rates_of, word_bytes_of
 from parsim.cost.segments import Block, Played, play, play_pair
 from parsim.cost.stage import Part, StageSegments
 from parsim.cost.step_end import StepEnd, step_end, straggler_factor
@@ -97,7 +97,9 @@ class RooflineCost:
     def tensor_axis(self) -> TensorAxis:
         """tp."""
         layout = self.run.layout
-        return TensorAxis(layout.mesh.tp, layout.sequence_parallel, self.run.model.parallel_residual)
+        return TensorAxis(
+            layout.mesh.tp, layout.sequence_parallel, self.run.model.parallel_residual, word_bytes_of(self.run)
+        )
 
     @cached_property
     def data_axis(self) -> DataAxis:
@@ -105,14 +107,14 @@ class RooflineCost:
         layout = self.run.layout
         sharded = (layout.fsdp or layout.zero == 3) and layout.mesh.pp == 1
         gradient = _BYTES[self.run.software.gradient_dtype]
-        return DataAxis(layout.mesh.dp, sharded, layout.reshard_after_forward, gradient)
+        return DataAxis(layout.mesh.dp, sharded, layout.reshard_after_forward, gradient, word_bytes_of(self.run))
 
     @cached_property
     def pipeline_axis(self) -> PipelineAxis:
         """pp."""
         layout = self.run.layout
         cut = layout.sequence_parallel or self.run.software.framework in _CUT_MESSAGES
-        return PipelineAxis(layout.mesh.pp, 1 / layout.mesh.tp if cut else 1.0)
+        return PipelineAxis(layout.mesh.pp, 1 / layout.mesh.tp if cut else 1.0, word_bytes_of(self.run))
 
     # Inside
 

@@ -24,6 +24,7 @@ from parsim.spec import Run
 __all__ = ["Part", "StageSegments"]
 
 _NOTICED_S = 1e-9
+_PASSES: dict[Kind, Pass] = {Kind.F: "F", Kind.I: "I", Kind.W: "W"}
 
 
 @dataclass(frozen=True)
@@ -73,28 +74,32 @@ class StageSegments:
         """The blocks of an F, B, I or W of `part`, in the order they are played."""
         constants = self._constants
         plain, again = self._layers[kind, False], self._layers[kind, True]
-        layers = (again,) * part.recomputed + (plain,) * (part.layers - part.recomputed)
         loop: Block = () if kind is Kind.W else (Kernel("loop", constants.microbatch_s / 2),)
         first = self._end(embedding(), kind) if part.first else ()
         last = self._end(head(), kind) if part.last else ()
         if kind is Kind.F:
-            ordered = (loop, *self._unhidden(part, kind), first, *layers, last)
+            layers = again * part.recomputed + plain * (part.layers - part.recomputed)
+            ordered = (loop, *self._unhidden(part, kind), *first, *layers, *last)
         else:
-            ordered = (loop, last, *reversed(layers), first, *self._unhidden(part, kind))
+            layers = plain * (part.layers - part.recomputed) + again * part.recomputed
+            ordered = (loop, *last, *layers, *first, *self._unhidden(part, kind))
         return tuple(block for block in ordered if block)
 
-    def _layer(self, kind: Kind, again: bool) -> Block:
-        if kind is Kind.F:
-            inside = self._with_host(self._segments.forward(self._work), 1.0)
-            return (*self._cut_parameters(self._work, "F"), *inside)
-        parts: list[Block] = []
-        if kind in (Kind.B, Kind.I):
-            parts.append(self._with_host((*self._recomputed(again), *self._input_gradient()), 0.5))
-        if kind in (Kind.B, Kind.W):
-            parts.append(self._with_host(self._segments.weight_gradient(self._work), 0.5))
-        passes: tuple[Pass, ...] = tuple(p for p in ("I", "W") if kind in (Kind.B, Kind(p)))
-        gathers = tuple(comm for which in passes for comm in self._cut_parameters(self._work, which))
-        return (*gathers, *(segment for block in parts for segment in block))
+    def _layer(self, kind: Kind, again: bool) -> tuple[Block, ...]:
+        """One layer's blocks: I and W apart, or all in one beside the gathers of cut parameters."""
+        passes: tuple[Pass, ...] = ("I", "W") if kind is Kind.B else (_PASSES[kind],)
+        blocks = tuple(self._pass(which, again) for which in passes)
+        gathers = tuple(self._gather(c) for which in passes for c in self._dp.comms(self._work, self._sizes, which))
+        return ((*gathers, *(segment for block in blocks for segment in block)),) if gathers else blocks
+
+    def _pass(self, which: Pass, again: bool) -> Block:
+        if which == "F":
+            return self._with_host(self._segments.forward(self._work), 1.0)
+        if which == "W":
+            return self._with_host(self._segments.weight_gradient(self._work), 0.5)
+        core_again = "core_attn" in self._run.layout.recompute.modules
+        gradient = self._segments.input_gradient(self._work, core_again)
+        return self._with_host((*self._recomputed(again), *gradient), 0.5)
 
     def _recomputed(self, whole: bool) -> Block:
         """What the backward plays of the forward: a whole layer, or about half of it (every second matmul)."""
@@ -105,10 +110,6 @@ class StageSegments:
             return self._segments.forward(self._work, constants.alternate_matmuls, constants.alternate_tensor_parallel)
         return ()
 
-    def _input_gradient(self) -> Block:
-        modules = self._run.layout.recompute.modules
-        return self._segments.input_gradient(self._work, core_again="core_attn" in modules)
-
     def _with_host(self, block: Block, share: float) -> Block:
         """The block, and how much longer the host needs to launch it than the GPU to play it."""
         constants, graphs = self._constants, self._run.software.cuda_graphs
@@ -118,21 +119,14 @@ class StageSegments:
         gpu = play([block]).seconds
         power = constants.host_sharpness
         extra = (gpu**power + host**power) ** (1 / power) - gpu
-        return (*block, Kernel("host", extra)) if extra > _NOTICED_S else block
+        return (Kernel("host", extra), *block) if extra > _NOTICED_S else block
 
-    def _end(self, work: tuple[Work, ...], kind: Kind) -> Block:
+    def _end(self, work: tuple[Work, ...], kind: Kind) -> tuple[Block, ...]:
+        """Embedding or head: no host time of its own, and no gathers beside it."""
         if kind is Kind.F:
-            return self._segments.forward(work)
-        blocks: list[Block] = []
-        if kind in (Kind.B, Kind.I):
-            blocks.append(self._segments.input_gradient(work))
-        if kind in (Kind.B, Kind.W):
-            blocks.append(self._segments.weight_gradient(work))
-        return tuple(segment for block in blocks for segment in block)
-
-    def _cut_parameters(self, work: tuple[Work, ...], which: Pass) -> Block:
-        """Gathers and scatters of one layer's cut parameters, beside its kernels."""
-        return tuple(self._gather(comm) for comm in self._dp.comms(work, self._sizes, which))
+            return (self._segments.forward(work),)
+        gradient = (self._segments.input_gradient(work),) if kind in (Kind.B, Kind.I) else ()
+        return (*gradient, self._segments.weight_gradient(work)) if kind in (Kind.B, Kind.W) else gradient
 
     def _gather(self, comm: Comm, hidden: bool = True) -> Collective:
         constants, tensors = self._constants, self._run.software.fsdp_unit == "tensor"
@@ -156,7 +150,7 @@ class StageSegments:
         if kind is Kind.I or not self._dp.sharded:
             return ()
         ends = self.parameters(replace(part, layers=0))
-        size = 2 if which == "F" else self._dp.gradient_bytes
+        size = self._dp.word_bytes if which == "F" else self._dp.gradient_bytes
         table = Comm("all_gather" if which == "F" else "reduce_scatter", self._dp.name, "tables", size * ends)
         layer = self._dp.comms(self._work, self._sizes, which) if part.layers else ()
         comms = (*layer, table) if ends else layer

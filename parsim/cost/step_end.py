@@ -71,7 +71,7 @@ def step_end(
     if zero == 3:
         once = 0.0
         if run.layout.mesh.pp > 1 and paths.whole.ranks > 1:
-            once = constants.fsdp_pipeline * (2 + dp.gradient_bytes) * parameters / paths.whole.bytes_per_s
+            once = constants.fsdp_pipeline * (dp.word_bytes + dp.gradient_bytes) * parameters / paths.whole.bytes_per_s
         return StepEnd(0.0, once, optimizer)
     reduce, gather = _reduce(dp, parameters, zero, paths, constants), 0.0
     if zero:

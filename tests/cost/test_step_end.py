@@ -1,0 +1,87 @@
+"""The end of a step: what the reduction hides, what it shows, and the optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from parsim.cost import RooflineCost
+from parsim.cost.constants import FITTED
+from parsim.cost.step_end import straggler_factor
+from parsim.plan import Kind, Op, Slot, looped, straight
+from parsim.spec import Run
+
+MakeRun = Callable[..., Run]
+REDUCE, STEP = Slot(Op(0, Kind.REDUCE_GRAD)), Slot(Op(0, Kind.STEP))
+
+
+def cost_of(make_run: MakeRun, **layout: Any) -> RooflineCost:
+    return RooflineCost(make_run(**layout), straight(layout.get("mesh", {}).get("pp", 1)))
+
+
+def test_without_overlap_the_step_pays_for_all_of_it(make_run: MakeRun) -> None:
+    """2 P (n-1)/n gradients of 4 bytes at NVLink's effective rate, and hops for each bucket of 40 M elements."""
+    cost = cost_of(make_run, mesh={"dp": 8}, software={"dp_overlap": False})
+    run = cost.run
+    layer = 4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 14336
+    parameters = 8 * layer + 2 * 4096 * 128256
+    rate = 450e9 * run.cluster.node.gpu.efficiency.nvlink
+    buckets = -(-parameters // 40_000_000)
+    expected = 2 * 7 / 8 * 4 * parameters / rate + buckets * 7 * 5.9e-6
+    assert cost.seconds(REDUCE) == 0.0
+    assert cost.exposed_seconds(STEP)["dp"] == pytest.approx(expected)
+
+
+def test_overlap_hides_the_reduction_behind_the_last_backward(make_run: MakeRun) -> None:
+    """max(0, reduce - 0.9 B) on the collective stream, and 0.13 of it as contention in STEP."""
+    plain = cost_of(make_run, mesh={"dp": 8}, software={"dp_overlap": False})
+    reduce = plain.exposed_seconds(STEP)["dp"]
+    cost = cost_of(make_run, mesh={"dp": 8})
+    backward = cost.seconds(Slot(Op(0, Kind.B, 0)))
+    assert cost.seconds(REDUCE) == pytest.approx(max(0.0, reduce - 0.9 * backward))
+    assert cost.exposed_seconds(STEP)["dp"] == pytest.approx(0.13 * reduce)
+    many = cost_of(make_run, mesh={"dp": 8}, micro_batch_size=16)
+    assert many.seconds(REDUCE) == 0.0
+
+
+def test_one_replica_reduces_nothing(make_run: MakeRun) -> None:
+    cost = cost_of(make_run, mesh={"tp": 8})
+    assert cost.seconds(REDUCE) == 0.0
+    assert cost.exposed_seconds(STEP)["dp"] == 0.0
+
+
+def test_cut_optimizer_states_divide_the_optimizer(make_run: MakeRun) -> None:
+    """1.3 * 30 bytes a parameter of the rank's share; the norm reads all gradients; 38 ms are paid once a rank."""
+    whole, cut = (cost_of(make_run, mesh={"dp": 8}, zero=zero) for zero in (0, 1))
+    times = [cost.exposed_seconds(STEP)["optimizer"] for cost in (whole, cut)]
+    layer = 4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 14336
+    parameters = 8 * layer + 2 * 4096 * 128256
+    assert times[0] - times[1] == pytest.approx(39 * parameters * 7 / 8 / (0.74 * 3.35e12), rel=1e-9)
+    assert min(times) > FITTED.step_s
+    interleaved = RooflineCost(make_run(mesh={"pp": 2}, schedule="interleaved", stages_per_rank=2), looped(2, 2))
+    straight_cost = cost_of(make_run, mesh={"pp": 2})
+    both = sum(interleaved.exposed_seconds(Slot(Op(s, Kind.STEP)))["optimizer"] for s in (0, 2))
+    tables = straight_cost.exposed_seconds(STEP)["optimizer"]
+    assert both == pytest.approx(tables)
+
+
+def test_a_set_of_eight_keeps_most_traffic_inside_the_node(make_run: MakeRun) -> None:
+    """Many nodes: scatter and gather inside a node and reducing only shares outside is cheaper than one ring."""
+    software = {"dp_overlap": False}
+    ring = cost_of(make_run, mesh={"dp": 256}, zero=1, software=software)
+    sets = cost_of(make_run, mesh={"dp": 256}, zero=1, zero_group=8, software=software)
+    assert sets.exposed_seconds(STEP)["dp"] < 0.5 * ring.exposed_seconds(STEP)["dp"]
+
+
+def test_fsdp_inside_a_pipeline_shows_a_share_of_one_gather_and_one_scatter(make_run: MakeRun) -> None:
+    cost = cost_of(make_run, mesh={"dp": 4, "pp": 2}, zero=3, fsdp=True)
+    assert cost.seconds(REDUCE) == 0.0
+    assert cost.exposed_seconds(STEP)["dp"] > 0
+    plain = cost_of(make_run, mesh={"dp": 4, "pp": 2})
+    assert cost.seconds(Slot(Op(0, Kind.F, 0))) == plain.seconds(Slot(Op(0, Kind.F, 0)))
+
+
+def test_stragglers_grow_with_the_logarithm_of_gpus() -> None:
+    assert straggler_factor(1, FITTED) == straggler_factor(8, FITTED) == 1.0
+    assert straggler_factor(96, FITTED) == pytest.approx(1.024, abs=5e-4)
+    assert straggler_factor(10_000, FITTED) == pytest.approx(1.07, abs=1e-3)
