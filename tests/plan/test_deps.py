@@ -97,9 +97,13 @@ def test_ops_that_only_code_can_write_are_refused_too() -> None:
 @pytest.mark.parametrize(
     ("rows", "microbatches", "circle"),
     [
-        (("0B0 0F0",), 1, ["rank 0 waits at 0B0 for 0F0, which stands at or behind 0F0 on rank 0"]),
+        (("0B0 0F0",), 1, ["rank 0 waits at 0B0 for 0F0, which stands at or behind 0B0 on rank 0"]),
         (("0F0 0W0 0I0",), 1, ["rank 0 waits at 0W0 for 0I0, which stands at or behind 0W0 on rank 0"]),
-        (("(0F0;0B0)OVERLAP_F_B",), 1, ["for 0F0, which stands in the same slot on rank 0"]),
+        (
+            ("(0F0;0B0)OVERLAP_F_B",),
+            1,
+            ["rank 0 waits at (0F0;0B0)OVERLAP_F_B for 0F0, which stands in the same slot on rank 0"],
+        ),
         (
             ("0F0 0B0 0F1 0B1", "1F0 1F1 1B0 1B1"),
             2,
@@ -128,9 +132,7 @@ def test_a_deadlock_spells_its_shortest_circle(rows: tuple[str, ...], microbatch
     with pytest.raises(DeadlockError) as refused:
         check(plan(*rows, microbatches=microbatches))
     steps = str(refused.value).removeprefix("plan deadlocks: ").split("; ")
-    assert len(steps) == len(circle) or "OVERLAP" in str(refused.value)
-    for step in circle:
-        assert step.replace("behind 0F0 on", "behind 0B0 on") in str(refused.value)
+    assert steps == circle
 
 
 def test_stages_may_be_gathered_again_and_again() -> None:

@@ -1,5 +1,6 @@
 """Discovery, names, and what `build` refuses before a schedule is asked."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,13 @@ def test_refusals_name_the_rule_the_numbers_and_the_way_out() -> None:
         with pytest.raises(ScheduleError) as refused:
             build(*arguments, **options)
         assert str(refused.value) == message
+
+
+def test_building_leaves_the_garbage_collector_as_it_was() -> None:
+    for switch, running in ((gc.disable, False), (gc.enable, True)):
+        switch()
+        build("1f1b", 4, 8)
+        assert gc.isenabled() is running
 
 
 def test_importing_the_room_is_cheap() -> None:

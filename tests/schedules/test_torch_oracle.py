@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from parsim.plan import Plan, add_gradient_reduction, add_p2p, parse_slot, vee, write_csv
+from parsim.plan import Kind, Plan, add_gradient_reduction, add_p2p, compute_only, parse_csv, parse_slot, vee, write_csv
 from parsim.schedules import build
 
 MULTI = {
@@ -32,9 +32,9 @@ SIZES = [
 @pytest.fixture(scope="module")
 def pipelining():
     """torch.distributed.pipelining.schedules, or a skip."""
-    pytest.importorskip("torch", reason="needs torch: pip install parsim-train[run]")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates parts of itself while it is imported
+        pytest.importorskip("torch", reason="needs torch: pip install parsim-train[run]")
         from torch.distributed.pipelining import schedules
     return schedules
 
@@ -154,6 +154,20 @@ def test_pytorchs_lowering_sends_the_same_messages(pipelining) -> None:
         lowered = pipelining._add_send_recv(table, plan.placement.rank_of.__getitem__, pp * v)
         for mine, row in zip(ours(add_p2p(plan)), rows(lowered), strict=True):
             assert sorted(mine) == sorted(row)
+
+
+@pytest.mark.parametrize(
+    ("name", "pp", "m", "v"), [("interleaved", 4, 8, 4), ("zb-v", 4, 8, 2), ("dualpipe-v", 2, 6, 2)]
+)
+def test_we_read_what_pytorch_lowered(pipelining, tmp_path, name: str, pp: int, m: int, v: int) -> None:
+    """With four stages a rank it gathers and frees them again and again."""
+    path = tmp_path / "lowered.csv"
+    getattr(pipelining, MULTI[name])(local_stages(pp, v), m)._dump_csv(str(path), format="compute_comms")
+    read = parse_csv(path.read_text())
+    whole_stage = (Kind.UNSHARD, Kind.RESHARD, Kind.REDUCE_GRAD)
+    compute = [[slot for slot in order if slot.first.kind not in whole_stage] for order in compute_only(read).orders]
+    assert compute == list(map(list, build(name, pp, m, v).orders))
+    assert "0UNSHARD" in path.read_text()
 
 
 def test_pytorch_cannot_load_dualpipes_two_chains(pipelining, tmp_path) -> None:
