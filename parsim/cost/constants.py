@@ -17,6 +17,7 @@ class Constants:
     tile_cols: int = 256
     wave_weight: float = 0.90  # how much of the loss by unfilled waves and padded tiles shows
     wave_limit: float = 3.0  # beyond this loss a library picks smaller tiles
+    unthrottled: float = 0.76  # time of matmuls on Hopper in a benchmark too short to reach the power limit
     matmul_bytes: float = 0.70  # share of operand and result bytes that shows, at the datasheet's memory rate
 
     # Attention.

@@ -39,6 +39,10 @@ def _blackwell_deterministic(run: Run) -> bool:
     return run.software.deterministic_attention and "fp4" in run.cluster.node.gpu.flops_per_s
 
 
+def _blackwell_unthrottled(run: Run) -> bool:
+    return not run.software.throttled and "fp4" in run.cluster.node.gpu.flops_per_s
+
+
 RULES: tuple[Rule, ...] = (
     Rule("model.moe", lambda run: run.model.moe is not None, "a dense model"),
     Rule("model.mla", lambda run: run.model.mla is not None, "a model with plain or grouped-query attention"),
@@ -57,7 +61,7 @@ RULES: tuple[Rule, ...] = (
     Rule("software.deterministic_attention", _blackwell_deterministic, "false on Blackwell"),
     Rule("software.ep_overlap", lambda run: run.software.ep_overlap, "false"),
     Rule("software.optimizer", lambda run: run.software.optimizer != "adam", "adam"),
-    Rule("software.throttled", lambda run: not run.software.throttled, "true"),
+    Rule("software.throttled", _blackwell_unthrottled, "true on Blackwell"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from parsim.cost.constants import Constants
 from parsim.errors import LayoutError
 from parsim.spec import Run
 
@@ -34,8 +35,9 @@ def word_bytes_of(run: Run) -> int:
     return 4 if run.layout.precision in ("fp32", "tf32") else 2
 
 
-def rates_of(run: Run) -> Rates:
-    """The rates of a run's GPU for its precision and attention kernel.
+def rates_of(run: Run, constants: Constants) -> Rates:
+    """The rates of a run's GPU for its precision, attention kernel and clock: efficiencies are of sustained runs, and a
+    short benchmark that its file calls not throttled is faster on GPUs with fp8 (Ampere never throttled).
 
     Raises LayoutError where the GPU's file has no rate or no efficiency for them.
     """
@@ -55,7 +57,7 @@ def rates_of(run: Run) -> Rates:
         attention = found
     return Rates(
         peak_flops_per_s=gpu.peak_flops_per_s(precision),
-        matmul=share,
+        matmul=share if run.software.throttled or "fp8" not in gpu.flops_per_s else share / constants.unthrottled,
         attention=attention,
         hbm_bytes_per_s=gpu.hbm_bytes_per_s,
         hbm=gpu.efficiency.hbm,

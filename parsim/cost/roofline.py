@@ -124,7 +124,7 @@ class RooflineCost:
 
     @cached_property
     def _rates(self) -> Rates:
-        return rates_of(self.run)
+        return rates_of(self.run, self.constants)
 
     @cached_property
     def _links(self) -> RunLinks:

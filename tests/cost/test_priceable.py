@@ -35,7 +35,7 @@ BROKEN: dict[str, dict[str, Any]] = {
     "software.deterministic_attention": {"gpu": "b200-180g-sxm", "software": {"deterministic_attention": True}},
     "software.ep_overlap": {"software": {"ep_overlap": True}},
     "software.optimizer": {"software": {"optimizer": "muon"}},
-    "software.throttled": {"software": {"throttled": False}},
+    "software.throttled": {"gpu": "b200-180g-sxm", "software": {"throttled": False}},
 }
 
 

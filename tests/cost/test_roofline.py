@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from parsim.cost import RooflineCost
-from parsim.cost.segments import Kernel
+from parsim.cost.segments import Collective, Kernel
 from parsim.errors import ScheduleError
 from parsim.plan import Kind, Op, Placement, Slot, looped, mirrored, straight
 from parsim.spec import ModelSpec, Run, catalogue, load_gpu, load_model
@@ -200,6 +200,29 @@ def test_messages_cost_what_their_link_costs(make_run: MakeRun) -> None:
     assert RooflineCost(make_run(mesh={"pp": 2}), vee).hop_seconds(1, 2) == 0.0
     cut = RooflineCost(make_run(mesh={"tp": 8, "pp": 4}, sequence_parallel=True), straight(4))
     assert cut.hop_seconds(0, 1) == pytest.approx(size / 8 / (0.95 * 50e9) + 22e-6)
+
+
+def test_words_of_four_bytes_travel_and_load_as_such(make_run: MakeRun) -> None:
+    short, long = (
+        RooflineCost(make_run(mesh={"tp": 2, "pp": 2}, gpu="local-cpu", precision=p), straight(2))
+        for p in ("bf16", "fp32")
+    )
+    latency = short.constants.message_s
+    assert long.hop_seconds(0, 1) - latency == pytest.approx(2 * (short.hop_seconds(0, 1) - latency))
+    sizes = [
+        sum(s.size_bytes for b in c.segments(op(0, Kind.F))[0] for s in b if isinstance(s, Collective))
+        for c in (short, long)
+    ]
+    assert sizes[1] == 2 * sizes[0] > 0
+
+
+def test_a_short_benchmark_on_hopper_is_not_throttled(make_run: MakeRun) -> None:
+    for gpu, quicker in (("h100-80g-sxm", True), ("a100-80g-sxm", False)):
+        times = [
+            seconds(RooflineCost(make_run(gpu=gpu, software={"throttled": flag}), straight(1)), 0, Kind.F)
+            for flag in (True, False)
+        ]
+        assert (times[1] < times[0]) == quicker
 
 
 def test_copies_of_a_part_are_reduced_together(make_run: MakeRun) -> None:
