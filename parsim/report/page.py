@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from parsim.metrics import bubble
 from parsim.report.bars import local_levels
 from parsim.report.curves import Curve, curves_of
-from parsim.report.gantt import DENSE, Scale, comparison, gantt, scale_of
+from parsim.report.gantt import DENSE, comparison, gantt
 from parsim.report.palette import MEANING
+from parsim.report.scale import Scale, scale_of
 from parsim.timeline import Timeline
 from parsim.units import format_bytes
 

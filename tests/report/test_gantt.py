@@ -13,7 +13,7 @@ from parsim.metrics import activation_peaks
 from parsim.plan import Kind, Op
 from parsim.report import comparison, gantt
 from parsim.report.curves import curves_of
-from parsim.report.gantt import scale_of
+from parsim.report.scale import scale_of
 from parsim.schedules import build
 from parsim.timeline import MemorySample, Span, Timeline
 
