@@ -259,10 +259,10 @@ def test_a_large_run_is_priced_in_no_time(make_run: MakeRun) -> None:
         split="ends_one_fewer",
         microbatches=16,
     )
-    start = time.perf_counter()
+    start = time.process_time()
     cost = RooflineCost(run, looped(16, 8))
     total = sum(cost.seconds(op(stage, kind)) for stage in range(128) for kind in (*PASSES, Kind.STEP))
-    assert time.perf_counter() - start < 0.3
+    assert time.process_time() - start < 0.3
     assert math.isfinite(total)
 
 
