@@ -1,5 +1,6 @@
 """Loading: from a file or the name of a bundled one to a specification, every reference in it resolved."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def _path(value: str | Path, folder: Path = Path()) -> Path | None:
     if not looks_like_one:
         return None
     relative = folder / text
-    return relative if relative.exists() or not Path(text).exists() else Path(text)
+    # os.path.exists, unlike Path.exists, takes any text
+    return relative if os.path.exists(relative) or not os.path.exists(text) else Path(text)
 
 
 def _resolved(

@@ -51,6 +51,9 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     changed: dict[str, Any] = {}
     for key, value in changes.items():
         old = result.get(key)
+        if key in ("node", "gpu") and isinstance(old, str) and isinstance(value, Mapping) and "name" not in value:
+            result[key] = {"name": old, **value}  # changes to the named one
+            continue
         if isinstance(old, Mapping) and isinstance(value, Mapping):
             result[key] = merged(old, value)
             if "evidence" not in old:  # a mapping inside this document, not a document of its own

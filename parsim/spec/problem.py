@@ -29,6 +29,8 @@ def validated(cls: type[SpecT], document: object, where: str) -> SpecT:
 def choose(value: str, known: Sequence[str]) -> str:
     """A hint towards the nearest of the known words."""
     close = get_close_matches(value, known, n=1, cutoff=0.5)
+    if not close and len(value) > 2:
+        close = [word for word in known if value in word]
     return f"did you mean {close[0]!r}?" if close else f"one of {', '.join(known)}"
 
 

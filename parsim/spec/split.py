@@ -15,6 +15,7 @@ __all__ = ["SPLITS", "Split", "layers_of_parts"]
 
 SPLITS = ("even", "ends_one_fewer", "balanced")
 _LONGEST = 100_000  # parts, or characters of a Megatron string once its repetitions are written out
+_LONGEST_LIST = 120  # characters of a list of layers in an error
 _REPEATED = re.compile(r"(?:\(([^()]*)\)|([EtmL|]))\*(\d{1,6})")
 
 
@@ -61,20 +62,17 @@ def layers_of_parts(split: str | tuple[int, ...], layers: int, parts: int) -> tu
     """
     if split == "even":
         if layers % parts:
-            others = "a list such as " + str(list(layers_of_parts("balanced", layers, parts)))
-            if (layers + 2) % parts == 0:
-                others = f"ends_one_fewer ({(layers + 2) // parts} a part) or {others}"
-            raise LayoutError(
-                f"layout.split even: {layers} layers do not divide into {parts} parts; {_short(others)} would do"
+            ends = (
+                f"ends_one_fewer ({(layers + 2) // parts} a part) or " if (layers + 2) % parts == 0 < parts - 1 else ""
             )
+            rule = f"layout.split even: {layers} layers do not divide into {parts} parts"
+            raise LayoutError(f"{rule}; {ends}{_balanced(layers, parts)} would do")
         return (layers // parts,) * parts
     if split == "ends_one_fewer":
         each, rest = divmod(layers + 2, parts)
         if rest or parts < 2:
-            raise LayoutError(
-                f"layout.split ends_one_fewer: {layers} layers + 2 do not divide into {parts} parts of two ends; "
-                + _short(f"a list such as {list(layers_of_parts('balanced', layers, parts))} would do")
-            )
+            rule = f"layout.split ends_one_fewer: {layers} layers and two ends do not divide into {parts} parts"
+            raise LayoutError(f"{rule}; {_balanced(layers, parts)} would do")
         return (each - 1, *(each,) * (parts - 2), each - 1)
     if split == "balanced":
         each, extra = divmod(layers, parts)
@@ -115,5 +113,6 @@ def _spelled(text: str) -> str:
     return plain
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 160 else text[:157] + "..."
+def _balanced(layers: int, parts: int) -> str:
+    counts = str(list(layers_of_parts("balanced", layers, parts)))
+    return f"balanced, which is {counts}," if len(counts) <= _LONGEST_LIST else "balanced"
