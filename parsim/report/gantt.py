@@ -154,7 +154,7 @@ def _time_axis(end: float, scale: Scale, panels: int) -> dict[str, Any]:
 
 
 def _rank_axis(ranks: int, label: str) -> dict[str, Any]:
-    """Ranks from the top down, each with a dot in the colour of its memory curve."""
+    """Ranks from the top down, each with a square in the colour of its memory curve."""
     step = 1 if ranks <= 16 else 2 if ranks <= 32 else 4
     shown = list(range(0, ranks, step))
     return {

@@ -184,7 +184,7 @@ def _caption(timelines: Sequence[Timeline]) -> str:
     if any("pair" in span.detail for timeline in timelines for span in timeline.spans):
         parts.append("Two lanes in a row: an overlapped pair, forward above, backward below.")
     if any(curves_of(timeline) for timeline in timelines):
-        parts.append("Below: what each rank holds, in the colour of its dot; a mark where it first peaks.")
+        parts.append("Below: what each rank holds, in the colour beside its number; a dot where it first peaks.")
     return " ".join(parts)
 
 
