@@ -6,9 +6,11 @@ Specs are hashable (their mappings are frozen too), so that whatever is computed
 from collections.abc import Mapping
 from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-__all__ = ["AtLeastZero", "Count", "Flag", "FrozenMap", "Name", "Share", "Spec", "StrictMapping"]
+__all__ = ["AtLeastZero", "ByName", "Count", "Flag", "FrozenMap", "Name", "Share", "Spec", "StrictMapping"]
 
 LARGEST_COUNT = 10**9
 
@@ -44,6 +46,14 @@ def _freeze(value: Mapping[K, V]) -> Mapping[K, V]:
 
 
 StrictMapping = Annotated[Mapping[K, V], AfterValidator(_freeze)]
+
+
+class ByName:
+    """Marks a field that a file may also fill with a catalogue name or a path, or with `{name: ..., changes}`."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        changed = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}
+        return {"anyOf": [{"type": "string"}, handler(core), changed]}
 
 
 class Spec(BaseModel):

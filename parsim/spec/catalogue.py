@@ -11,7 +11,7 @@ from parsim.errors import SpecError
 from parsim.spec.problem import choose
 from parsim.spec.yaml_reader import read_document
 
-__all__ = ["KINDS", "document", "names", "path_of", "root"]
+__all__ = ["KINDS", "document", "names", "path_of", "root", "unknown"]
 
 KINDS = ("gpus", "nodes", "clusters", "models", "runs", "searches")
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from parsim.errors import SpecError
-from parsim.spec.base import Count, Name, Spec
+from parsim.spec.base import ByName, Count, Name, Spec
 from parsim.spec.evidence import EvidenceMap
 from parsim.spec.node import NodeSpec
 
@@ -40,7 +40,7 @@ class ClusterSpec(Spec):
     """A cluster of equal nodes."""
 
     name: Name
-    node: NodeSpec
+    node: Annotated[NodeSpec, ByName()]
     nodes: Count | None = None
     """None: elastic, as many as a mesh asks for. In a Run this is always a number."""
     fabric: FabricSpec

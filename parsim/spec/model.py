@@ -100,6 +100,8 @@ class ModelSpec(Spec):
     @classmethod
     def _derived(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         model = handler(data)
+        if model is data:
+            return model  # was a spec already
         stated, derived = set(model.model_fields_set), dict[str, int]()
         if "kv_heads" not in stated:
             derived["kv_heads"] = model.heads

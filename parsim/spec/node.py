@@ -1,8 +1,10 @@
 """NodeSpec: a server, its GPUs and their ways out."""
 
+from typing import Annotated
+
 from pydantic import Field
 
-from parsim.spec.base import Count, Name, Spec
+from parsim.spec.base import ByName, Count, Name, Spec
 from parsim.spec.evidence import EvidenceMap
 from parsim.spec.gpu import GpuSpec
 from parsim.spec.quantity import BytesPerSecond, Seconds
@@ -14,7 +16,7 @@ class NodeSpec(Spec):
     """A node. Rates of links count one direction."""
 
     name: Name
-    gpu: GpuSpec
+    gpu: Annotated[GpuSpec, ByName()]
     gpus: Count
     """GPUs in a node."""
     nvlink_domain: Count

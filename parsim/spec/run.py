@@ -1,11 +1,11 @@
 """Run: one training step of one model on one cluster, everything a prediction may read."""
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from parsim.errors import LayoutError
-from parsim.spec.base import AtLeastZero, Count, Name, Spec
+from parsim.spec.base import AtLeastZero, ByName, Count, Name, Spec
 from parsim.spec.checks import check_run
 from parsim.spec.cluster import ClusterSpec
 from parsim.spec.evidence import EvidenceMap
@@ -43,11 +43,11 @@ class Run(Spec):
     """
 
     name: Name = "run"
-    model: ModelSpec
+    model: Annotated[ModelSpec, ByName()]
     layout: Layout
     batch: Batch
     network: NetworkOverrides = NetworkOverrides()
-    cluster: ClusterSpec
+    cluster: Annotated[ClusterSpec, ByName()]
     software: Software = Field(default_factory=dict, validate_default=True)
     seed: AtLeastZero = 0
     evidence: EvidenceMap = Field(default_factory=dict, validate_default=True)
@@ -115,6 +115,10 @@ class Run(Spec):
         """Ranks that hold the same experts: dp * cp * tp / (ep * expert_tp)."""
         mesh = self.layout.mesh
         return mesh.dp * mesh.cp * mesh.tp // (self.layout.ep * self.layout.expert_tp)
+
+    def changed(self, **parts: Any) -> Self:
+        """The run with other parts (`layout=`, `batch=`, ...), checked again; what it does not state stays assumed."""
+        return type(self).model_validate({**{name: getattr(self, name) for name in type(self).model_fields}, **parts})
 
     def layers_of_parts(self, parts: int) -> tuple[int, ...]:
         """Layers of each part, first to last; they sum to the model's. LayoutError if the split does not fit."""

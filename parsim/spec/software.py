@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ModelWrapValidatorHandler, PlainValidator, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, PlainValidator, WithJsonSchema, model_validator
 
 from parsim.spec.base import Count, Flag, Name, Spec
 
@@ -25,7 +25,12 @@ Framework = Literal[
     "llama3-internal",
 ]
 Attention = Literal["unfused", "flash2", "flash3", "cudnn", "unfused_sinks"]
-Loss = Literal["megatron", "te_fused", "torch", "compiled"]
+_LOSSES = {"vocab_parallel": "megatron", "loss_parallel": "torch"}  # other names of the same
+Loss = Annotated[
+    Literal["megatron", "te_fused", "torch", "compiled"],
+    BeforeValidator(lambda name: _LOSSES.get(name, name) if isinstance(name, str) else name),
+]
+_MAY_BE_NONE = ("master_weights", "vocab_pad_multiple")  # for other fields null is "not stated"
 Stored = Literal["fp32", "bf16", "fp16"]
 Probability = Annotated[float, Field(strict=True, ge=0, lt=1, allow_inf_nan=False)]
 
@@ -97,6 +102,9 @@ class Software(Spec):
     fused_moe_activation: Flag = True
     """Expert activation and weighting in one kernel."""
     loss: Loss = "megatron"
+    """Cross-entropy: Megatron's vocabulary-parallel one in place, Transformer Engine's fused one, PyTorch's, a
+    compiler's. A file may also say vocab_parallel (Megatron's) and loss_parallel (PyTorch's over tp).
+    """
     vocab_pad_multiple: Count | None = 128
     """The vocabulary is padded to a multiple of this times tp; None: not padded."""
     tp_overlap: Literal["none", "te_userbuffers", "async_tp"] = "none"
@@ -123,6 +131,7 @@ class Software(Spec):
     def _preset(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(data, dict):
             return handler(data)
+        data = {key: value for key, value in data.items() if value is not None or key in _MAY_BE_NONE}
         framework = data.get("framework", "megatron-core")
         preset = PRESETS.get(framework, {}) if isinstance(framework, str) else {}
         software = handler({**preset, **data})

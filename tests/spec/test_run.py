@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from parsim.errors import LayoutError, SpecError
 from parsim.spec import Layout, Mesh, Run, Software, catalogue, evidence_of, load_run, run_from_document
 from parsim.spec.base import FrozenMap
+from parsim.spec.software import PRESETS
 
 REFUSED_VALUES = [
     ("layout.micro_batch_size", "1.5", "layout.micro_batch_size 1.5: must be a whole number"),
@@ -190,6 +191,20 @@ def test_framework_picks_its_habits_and_they_stay_assumed(make: Callable[..., Ru
     assert Software(framework="torchtitan", loss="compiled").loss == "compiled"
 
 
+@pytest.mark.parametrize("framework", PRESETS)
+def test_preset_is_valid_and_null_means_not_stated(framework: str) -> None:
+    assert set(PRESETS[framework]) <= set(Software.model_fields)
+    bare = Software.model_validate({"framework": framework})
+    nulls = dict.fromkeys(set(Software.model_fields) - {"framework", "master_weights", "vocab_pad_multiple"})
+    assert Software.model_validate({"framework": framework, **nulls}) == bare
+    assert bare.model_fields_set == {"framework"}
+
+
+def test_other_names_of_losses() -> None:
+    losses = [Software.model_validate({"loss": name}).loss for name in ("vocab_parallel", "loss_parallel", "te_fused")]
+    assert losses == ["megatron", "torch", "te_fused"]
+
+
 def test_assumed_names_what_was_not_said_and_matters(make: Callable[..., Run]) -> None:
     run = make()
     assert {"layout.recompute", "layout.schedule", "software.attention", "software.gradient_dtype"} <= set(run.assumed)
@@ -214,6 +229,16 @@ def test_bundled_run_reads_its_own_document_back(name: str) -> None:
     assert Run.model_validate(run.document()) == run
 
 
+def test_a_changed_run_is_checked_again_and_keeps_what_it_assumes(make: Callable[..., Run]) -> None:
+    run = make()
+    other = run.changed(layout=run.layout.model_copy(update={"mesh": Mesh(tp=4, pp=4)}))
+    assert (other.microbatches, other.software, other.cluster) == (16, run.software, run.cluster)
+    assert other.assumed == run.assumed
+    assert Run(model=run.model, cluster=run.cluster, layout=run.layout, batch=run.batch, name="run") == run
+    with pytest.raises(LayoutError, match="ranks"):
+        run.changed(layout=Layout())
+
+
 def test_run_is_frozen(make: Callable[..., Run]) -> None:
     run = make()
     with pytest.raises(ValueError, match="frozen"):
@@ -229,6 +254,8 @@ def test_schema_describes_what_may_be_written() -> None:
     json.dumps(schema)
     assert {"model", "cluster", "layout", "batch"} <= set(schema["required"])
     assert {"anyOf"} <= set(schema["$defs"]["GpuSpec"]["properties"]["memory_bytes"])
+    assert {"type": "string"} in schema["properties"]["model"]["anyOf"]
+    assert "enum" in schema["$defs"]["RecomputeSpec"]["anyOf"][0]
 
 
 def test_the_405b_run_loads_fast_and_is_the_papers(tmp_path: Path) -> None:
