@@ -1,1 +1,22 @@
+"""Two players of one program: the longest path (fast, many lanes at once) and SimPy's events."""
 
+from parsim.sim.compiler import compile_plan
+from parsim.sim.longest_path import play
+from parsim.sim.played import Played, latest_first_starts
+from parsim.sim.prices import Prices, prices, stack
+from parsim.sim.program import SENDS, Program, Sends
+from parsim.sim.recording import recording
+
+__all__ = [
+    "SENDS",
+    "Played",
+    "Prices",
+    "Program",
+    "Sends",
+    "compile_plan",
+    "latest_first_starts",
+    "play",
+    "prices",
+    "recording",
+    "stack",
+]

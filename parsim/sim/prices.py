@@ -1,0 +1,75 @@
+"""Prices: what a program's rows take, and the delays between its stages. In seconds, or in the unit of the cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+from parsim.cost.cost import Cost
+from parsim.errors import ScheduleError
+from parsim.sim.program import Program
+
+__all__ = ["Floats", "Prices", "duration_table", "prices", "row_delays", "row_seconds", "stack"]
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Prices:
+    """One cost vector, or B of them side by side (lanes).
+
+    `durations[priced]` or `[priced, B]`: one for each of `program.priced`. `delays[boundaries + 1]` or `[.., B]`:
+    one for each of `program.boundaries`, and a last one that is zero.
+    """
+
+    durations: Floats
+    delays: Floats
+
+    @property
+    def lanes(self) -> int:
+        """How many cost vectors stand side by side."""
+        return 1 if self.durations.ndim == 1 else self.durations.shape[1]
+
+
+def prices(program: Program, cost: Cost) -> Prices:
+    """Ask a cost once for every distinct slot and boundary of a program.
+
+    Raises ScheduleError for a time that is negative or not finite.
+    """
+    durations = {str(slot): cost.seconds(slot) for slot in program.priced}
+    delays = {f"stage {a} to stage {b}": cost.hop_seconds(a, b) for a, b in program.boundaries}
+    for name, value in chain(durations.items(), delays.items()):
+        if not 0 <= value < float("inf"):
+            raise ScheduleError(f"{name} takes {value}: a time is finite and not negative")
+    return Prices(np.array([*durations.values()], float), np.array([*delays.values(), 0.0], float))
+
+
+def stack(lanes: Sequence[Prices]) -> Prices:
+    """Cost vectors of one program side by side: lane b is `lanes[b]`."""
+    return Prices(
+        np.ascontiguousarray(np.stack([lane.durations for lane in lanes], axis=1)),
+        np.ascontiguousarray(np.stack([lane.delays for lane in lanes], axis=1)),
+    )
+
+
+def duration_table(program: Program, prices: Prices) -> Floats:
+    """The table that `program.duration` points into: the durations, and for transfers the delays behind them."""
+    if program.sends == "buffered":
+        return prices.durations
+    return np.concatenate((prices.durations, prices.delays))
+
+
+def row_seconds(program: Program, prices: Prices, lane: int, multipliers: Floats | None) -> Floats:
+    """How long each row takes in one lane, shape [n]; `multipliers[n, B]` stretch it."""
+    table = duration_table(program, prices)
+    seconds: Floats = (table if table.ndim == 1 else table[:, lane])[program.duration]
+    return seconds if multipliers is None else seconds * multipliers[:, lane]
+
+
+def row_delays(program: Program, prices: Prices, lane: int) -> Floats:
+    """The delay of each further input of each row in one lane, shape [nd, n]."""
+    delays = prices.delays if prices.delays.ndim == 1 else prices.delays[:, lane]
+    found: Floats = delays[program.edge]
+    return found
