@@ -35,7 +35,7 @@ class ScheduleResult:
             "schedule": self.plan.name,
             "pp": placement.ranks,
             "microbatches": self.plan.microbatches,
-            "stages_per_rank": placement.stages // placement.ranks,
+            "stages_per_rank": placement.parts // placement.ranks,
             "times": self.times.document(placement.stages),
             "makespan": self.makespan,
             "ideal": self.bubble.ideal,

@@ -82,7 +82,7 @@ def _draw(result: ScheduleResult, outputs: Outputs) -> None:
     if outputs.wants("html"):
         outputs.put("html", page(result.timeline, title=title, facts=_facts(result), unit="units"))
     if outputs.wants("png"):
-        outputs.put("png", png_bytes(gantt(result.timeline, title=title, unit="units")))
+        outputs.put("png", png_bytes(gantt(result.timeline, title=title, facts=_facts(result), unit="units")))
 
 
 def _title(result: ScheduleResult) -> str:
@@ -116,7 +116,7 @@ def _all(
     outputs: Outputs,
 ) -> None:
     """Every schedule that is defined at this size; the others with the reason."""
-    from parsim.schedules import build, names
+    from parsim.schedules import build, get, names
 
     for kind in ("html", "png", "trace", "csv"):
         if outputs.wants(kind):
@@ -124,10 +124,10 @@ def _all(
     played: list[dict[str, Any]] = []
     refused: list[dict[str, str]] = []
     for name in names():
+        taken = {option: value for option, value in options.items() if option in get(name).options}
         try:
-            played.append(
-                play_schedule(build(name, pp, microbatches, stages_per_rank, **options), times, memory_limit).document()
-            )
+            plan = build(name, pp, microbatches, stages_per_rank, **taken)
+            played.append(play_schedule(plan, times, memory_limit).document())
         except ScheduleError as error:
             refused.append({"schedule": name, "reason": str(error)})
     if not played:

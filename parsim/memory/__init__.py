@@ -1,7 +1,7 @@
 """The memory ledger: what a rank holds, when, and every byte named."""
 
 from parsim.memory.replay import CATEGORIES, Moment, RankMemory, memory_samples, replay
-from parsim.memory.run_memory import memory_of, padded_vocab
+from parsim.memory.run_memory import memory_of
 from parsim.memory.stage import StageActivations, scan
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "StageActivations",
     "memory_of",
     "memory_samples",
-    "padded_vocab",
     "replay",
     "scan",
 ]

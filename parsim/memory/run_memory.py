@@ -1,6 +1,5 @@
 """The memory of a run: every pipeline rank's states and activations under its plan."""
 
-import math
 from functools import cache
 
 from parsim.errors import LayoutError
@@ -8,17 +7,12 @@ from parsim.memory.ledger import Entry, embedding_ledger, head_ledger, layer_led
 from parsim.memory.replay import RankMemory, replay
 from parsim.memory.stage import StageActivations, scan
 from parsim.memory.states import framework_buffers, state_bytes
+from parsim.model.dims import padded_vocab
 from parsim.model.weights import Weight, embedding_weights, final_norm_weights, head_weights, layer_weights
 from parsim.plan.plan import Plan
 from parsim.spec import ModelSpec, Run
 
-__all__ = ["memory_of", "padded_vocab"]
-
-
-def padded_vocab(run: Run) -> int:
-    """The vocabulary, rounded up to a multiple of tp times the run's `vocab_pad_multiple` if that is stated."""
-    multiple = (run.software.vocab_pad_multiple or 1) * run.layout.mesh.tp
-    return math.ceil(run.model.vocab / multiple) * multiple
+__all__ = ["memory_of"]
 
 
 def memory_of(run: Run, plan: Plan) -> tuple[RankMemory, ...]:
@@ -41,6 +35,10 @@ def memory_of(run: Run, plan: Plan) -> tuple[RankMemory, ...]:
         by_stage = {stage: activations(part) for stage, part in zip(stages, parts, strict=True)}
         result.append(replay(rank, order, by_stage, _persistent(run, layers, parts)))
     return tuple(result)
+
+
+def _vocab(run: Run) -> int:
+    return padded_vocab(run.model.vocab, run.software.vocab_pad_multiple, run.layout.mesh.tp)
 
 
 def _refuse_unknown(run: Run) -> None:
@@ -70,16 +68,16 @@ def _stage(run: Run, layers: tuple[int, ...], part: int) -> StageActivations:
     if part == 0:
         units, inputs = [embedding_ledger(run), *units], [None, *inputs]
     if part == len(layers) - 1:
-        units, inputs = [*units, head_ledger(run, padded_vocab(run))], [*inputs, None]
+        units, inputs = [*units, head_ledger(run, _vocab(run))], [*inputs, None]
     return scan(units, inputs)
 
 
 def _persistent(run: Run, layers: tuple[int, ...], parts: list[int]) -> dict[str, float]:
     """States and buffers of a rank that holds `parts` (a part twice if two of its stages share the rank)."""
-    model = run.model.model_copy(update={"vocab": padded_vocab(run)})
+    model = run.model.model_copy(update={"vocab": _vocab(run)})
     weights = [weight for part in parts for weight in _part_weights(model, layers, part)]
     if model.tied_embeddings and 0 not in parts and len(layers) - 1 in parts:
-        weights += embedding_weights(model)  # the head's own copy of the tied embedding
+        weights += embedding_weights(model)[:1]  # the head's own copy of the tied token embedding
     held = state_bytes(run, weights)
     count = sum(layers[part] for part in parts)
     for category, size in framework_buffers(run, _linear_shapes(run.model, run.layout.mesh.tp), count).items():

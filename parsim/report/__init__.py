@@ -3,7 +3,7 @@
 from parsim.report.gantt import comparison, gantt
 from parsim.report.page import Section, compare_page, page
 from parsim.report.png import png_bytes
-from parsim.report.table import print_comparison, print_schedule, print_schedules, print_simulation
+from parsim.report.table import print_comparison, print_rows, print_schedule, print_schedules, print_simulation
 from parsim.report.trace import trace
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "page",
     "png_bytes",
     "print_comparison",
+    "print_rows",
     "print_schedule",
     "print_schedules",
     "print_simulation",

@@ -12,7 +12,7 @@ from parsim.units import format_bytes, format_seconds
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_comparison", "print_schedule", "print_schedules", "print_simulation"]
+__all__ = ["print_comparison", "print_rows", "print_schedule", "print_schedules", "print_simulation"]
 
 _PIPED_WIDTH = 132
 _BUBBLES = {"of_makespan": "of makespan", "of_span": "of span", "over_ideal": "over ideal"}
@@ -132,6 +132,22 @@ def print_comparison(
     if document.get("differences"):
         fields = [[row["field"], str(row["a"]), str(row["b"])] for row in document["differences"]]
         _table(console, ["what differs", a, b], fields, words=3)
+
+
+def print_rows(title: str, rows: Sequence[Mapping[str, Any]], console: "Console | None" = None) -> None:
+    """Rows that share their keys, a column for each: what `parsim list` prints."""
+    console = console or _console()
+    if not rows:
+        console.print(f"no {title}", style="dim", markup=False)
+        return
+    columns = list(rows[0])
+    words = [name for name in columns if isinstance(rows[0][name], str) and not rows[0][name][:1].isdigit()]
+    _table(
+        console,
+        [name.replace("_", " ") for name in columns],
+        [[str(row[name]) for name in columns] for row in rows],
+        words=len(columns) if columns[-1] in words else 1,
+    )
 
 
 def _ranks(console: "Console", ranks: Sequence[Mapping[str, Any]], step: float) -> None:

@@ -1,0 +1,121 @@
+"""`parsim init` and `parsim check`: a commented run file to start from, and what is wrong with one."""
+
+import json
+import sys
+from pathlib import Path
+
+from parsim.cli.output import STDOUT
+from parsim.cli.schedule import read_plan
+from parsim.errors import LayoutError, ParsimError, SpecError
+from parsim.files import check_writable, write_all
+
+__all__ = ["check_command", "init_command"]
+
+_BYTES_PER_PARAMETER = 18  # mixed-precision Adam with fp32 gradients, before ZeRO
+_SHARE_FOR_STATES = 0.6  # leaves room for activations
+_MICROBATCHES_PER_RANK = 4  # micro-batches for each pipeline rank: a bubble of about a fifth
+
+_TEMPLATE = """\
+# A run: one model on one cluster in one layout. `parsim check {path}`, then `parsim simulate {path}`.
+model: {model}               # `parsim list models`, a path to a Hugging Face config.json, or the fields themselves
+cluster: {{name: {cluster}, nodes: {nodes}}}    # `parsim list clusters`
+layout:
+  mesh: {{tp: {tp}, cp: 1, dp: {dp}, pp: {pp}}}   # ranks in this order, tp innermost; the product is the number of GPUs
+  schedule: 1f1b             # `parsim list schedules`
+  # stages_per_rank: 2       # for interleaved, looped-bfs, interleaved-zb
+  # split: ends_one_fewer    # even (default), ends_one_fewer, balanced, or layers of each part: [10, 11, 11, 10]
+  micro_batch_size: 1        # sequences
+  zero: 1                    # 0 none, 1 optimizer states, 3 (with fsdp: true) everything
+  sequence_parallel: {sp}    # norms and dropout cut over tp as well
+  recompute: none            # none, selective (attention core), full
+  precision: bf16
+batch: {{sequence_length: {sequence}, global_batch_size: {batch}}}
+# software: {{attention: cudnn, gradient_dtype: fp32, dp_overlap: true}}   # defaults are reported as assumed
+# seed: 0                    # of jitter
+"""
+
+
+def init_command(model: str, cluster: str, gpus: int, out: Path, force: bool) -> None:
+    """Write a template that `check` accepts, with the smallest model-parallel layout whose states fit."""
+    from parsim.model.weights import parameters
+    from parsim.spec import load_cluster, load_model, load_run
+
+    if out != STDOUT:
+        check_writable([out])
+        if out.exists() and not force:
+            raise SpecError(f"{out} exists; give --force to overwrite it, or another --out")
+    spec, node = load_model(model), load_cluster(cluster).node
+    if gpus < 1 or gpus % node.gpus:
+        near = sorted({max(gpus // node.gpus, 1) * node.gpus, (max(gpus, 0) // node.gpus + 1) * node.gpus})
+        raise LayoutError(f"gpus {gpus}: {cluster} has {node.gpus} in a node; {' or '.join(map(str, near))} would do")
+    states = parameters(spec) * _BYTES_PER_PARAMETER
+    room = node.gpu.memory_bytes * _SHARE_FOR_STATES
+    candidates = [
+        (tp * pp, -tp, tp, pp)
+        for tp in (1, 2, 4, 8)
+        for pp in range(1, spec.layers + 1)
+        if tp <= node.nvlink_domain
+        and spec.heads % tp == 0
+        and spec.kv_heads % tp == 0
+        and spec.layers % pp == 0
+        and gpus % (tp * pp) == 0
+        and states / (tp * pp) <= room
+    ]
+    if not candidates:
+        least = -(-int(states) // int(room))
+        raise LayoutError(
+            f"gpus {gpus}: the states of {model} need about {least} GPUs of {node.gpu.name} in a layout that divides "
+            f"its {spec.heads} heads and {spec.layers} layers; more GPUs or another cluster would do"
+        )
+    _, _, tp, pp = min(candidates)
+    dp = gpus // (tp * pp)
+    text = _TEMPLATE.format(
+        path=out,
+        model=model,
+        cluster=cluster,
+        nodes=gpus // node.gpus,
+        tp=tp,
+        dp=dp,
+        pp=pp,
+        sp=str(tp > 1).lower(),
+        sequence=min(spec.max_positions or 4096, 4096),
+        batch=dp * pp * _MICROBATCHES_PER_RANK,
+    )
+    if out == STDOUT:
+        sys.stdout.write(text)
+        return
+    write_all({out: text})
+    load_run(out)
+    print(f"wrote {out}")
+
+
+def check_command(target: str | None, schema: bool) -> None:
+    """Say that a run or a plan is sound, or what is wrong with it."""
+    from parsim.simulate import plan_of
+    from parsim.spec import Run, load_run
+
+    if schema:
+        print(json.dumps(Run.model_json_schema(), indent=1))
+        return
+    if target is None:
+        raise SpecError("name a run (YAML or bundled) or a plan (CSV or JSON), or give --schema")
+    path = Path(target)
+    if path.suffix in (".csv", ".json"):
+        plan = read_plan(path)
+        placement = plan.placement
+        print(
+            f"{target}: sound; {placement.ranks} pipeline ranks, {placement.stages} stages, "
+            f"{plan.microbatches} micro-batches, {sum(map(len, plan.orders))} slots"
+        )
+        return
+    run = load_run(target)
+    plan = plan_of(run)
+    print(f"{target}: sound; {run.model.name} on {run.ranks} ranks, {plan.name} of {plan.microbatches} micro-batches")
+    try:
+        from parsim.cost.priceable import check_priceable
+
+        check_priceable(run)
+    except ParsimError as error:
+        print(f"not priced yet: {error}")
+    if run.assumed:
+        print("assumed: " + ", ".join(run.assumed))

@@ -1,0 +1,179 @@
+"""simulate(run): from a run to a predicted step.
+
+The run's schedule becomes a plan, the roofline prices it, an engine plays it, and the recording is read: step time,
+bubbles, exposed times by cause, memory on every pipeline rank. Ranks that are alike are played once, one lane for
+all replicas; jitter, slow ranks or `every_rank` unfold the data-parallel replicas into lanes of their own.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Literal
+
+from parsim.axes.mesh import coordinates
+from parsim.cost.roofline import RooflineCost
+from parsim.errors import ScheduleError, SpecError
+from parsim.memory import RankMemory, memory_of, memory_samples
+from parsim.metrics import Bubble, bubble, busy_seconds
+from parsim.model.flops import model_flops
+from parsim.plan import COMPUTE, Kind, Plan, add_gradient_reduction, add_optimizer_step, check
+from parsim.schedules import build
+from parsim.sim import Noise, Played, Prices, compile_plan, latest_first_starts, prices, recording
+from parsim.spec import Run
+from parsim.step_result import RankRow, StepResult
+from parsim.timeline import Span
+
+__all__ = ["plan_of", "simulate"]
+
+Engine = Literal["path", "events"]
+
+
+def simulate(
+    run: Run,
+    *,
+    engine: Engine = "path",
+    plan: Plan | None = None,
+    every_rank: bool = False,
+    steps: int = 1,
+    jitter: float = 0.0,
+    slow_ranks: Mapping[int, float] | None = None,
+    seed: int | None = None,
+) -> StepResult:
+    """Predict one step of `run` (with several, the one in the middle, and the time of each).
+
+    `jitter` is the sigma of a lognormal factor of mean 1 on every op, `slow_ranks` factors by global rank, `seed`
+    overrides the run's. `plan` plays instead of the run's schedule. Raises LayoutError for a run that cannot be
+    priced, ScheduleError for a schedule or plan that does not fit it, SpecError for impossible noise.
+    """
+    if steps < 1:
+        raise SpecError(f"steps {steps}: at least 1")
+    full_plan = plan_of(run, plan)
+    cost = RooflineCost(run, full_plan.placement)
+    memory = memory_of(run, full_plan)
+    program = compile_plan(full_plan)
+    priced = _stretched(prices(program, cost), cost.straggler)
+    noise = Noise(jitter, _slow_lanes(run, slow_ranks or {}), run.seed if seed is None else seed)
+    lanes = run.layout.mesh.dp * run.layout.mesh.cp if every_rank or not noise.silent else 1
+    takes = [PLAYERS[engine](program, priced, noise, lanes, step) for step in range(steps)]
+    times = tuple(take.makespan for take in takes)
+    middle = takes[sorted(range(steps), key=times.__getitem__)[(steps - 1) // 2]]
+    return _read(run, cost, memory, middle, times, every_rank)
+
+
+def plan_of(run: Run, plan: Plan | None = None) -> Plan:
+    """The plan a run plays: its schedule's, or the given one if it fits the run; with gradient reduction and
+    optimizer step. Raises ScheduleError where the schedule is not defined at this size, or the plan does not fit.
+    """
+    layout = run.layout
+    if plan is None:
+        options = {} if layout.group_size is None else {"group_size": layout.group_size}
+        plan = build(layout.schedule, layout.mesh.pp, run.microbatches, layout.stages_per_rank, **options)
+    else:
+        check(plan)
+        plan = _computing(plan)
+        if plan.placement.ranks != layout.mesh.pp:
+            raise ScheduleError(
+                f"plan {plan.name} has {plan.placement.ranks} pipeline ranks, the run has pp {layout.mesh.pp}"
+            )
+        if plan.microbatches != run.microbatches:
+            batch = f"global batch {run.batch.global_batch_size} / (micro-batch {layout.micro_batch_size} * "
+            raise ScheduleError(
+                f"plan {plan.name} plays {plan.microbatches} micro-batches, the run has {run.microbatches} "
+                f"({batch}dp {layout.mesh.dp})); a global batch of "
+                f"{plan.microbatches * layout.micro_batch_size * layout.mesh.dp} would do"
+            )
+    return add_optimizer_step(add_gradient_reduction(plan))
+
+
+def _computing(plan: Plan) -> Plan:
+    """A plan's F, B, I and W: the run adds reductions and steps of its own."""
+    orders = tuple(tuple(slot for slot in order if slot.first.kind in COMPUTE) for order in plan.orders)
+    return replace(plan, orders=orders)
+
+
+def _stretched(priced: Prices, factor: float) -> Prices:
+    """The fitted step-end factor of large jobs (stragglers, barrier) stretches all alike: times scale linearly."""
+    return Prices(priced.durations * factor, priced.delays * factor)
+
+
+def _slow_lanes(run: Run, slow_ranks: Mapping[int, float]) -> dict[tuple[int, int], float]:
+    """Factors by (lane, pipeline rank); the ranks of a tp group advance together, at the pace of the slowest."""
+    mesh, found = run.layout.mesh, dict[tuple[int, int], float]()
+    for rank, factor in slow_ranks.items():
+        if not 0 <= rank < mesh.size:
+            raise SpecError(f"slow rank {rank}: the run has ranks 0 to {mesh.size - 1}")
+        at = coordinates(mesh, rank)
+        key = (at["dp"] * mesh.cp + at["cp"], at["pp"])
+        found[key] = max(found.get(key, 0.0), factor)
+    return found
+
+
+def _read(
+    run: Run,
+    cost: RooflineCost,
+    memory: tuple[RankMemory, ...],
+    played: Played,
+    times: tuple[float, ...],
+    every_rank: bool,
+) -> StepResult:
+    """What the recording of the slowest lane says, and with `every_rank` the use of every rank."""
+    program = played.program
+    slowest = int(played.makespans.argmax())
+    evidence = {**cost.evidence, "run": dict(run.evidence), "assumed": list(run.assumed)}
+    timeline = recording(program, played, lane=slowest, run=run.document(), evidence=evidence)
+    rows_of_ranks = timeline.by_rank()
+    samples = (
+        sample
+        for held, spans in zip(memory, rows_of_ranks, strict=True)
+        for sample in memory_samples(held, [span for span in spans if span.op.kind in COMPUTE])
+    )
+    timeline = replace(timeline, memory=tuple(samples))
+    found = bubble(timeline, latest_first_starts(program, played, slowest))
+    exposed = _exposed(program.plan, cost, rows_of_ranks, found.makespan)
+    return StepResult(
+        run=run,
+        plan=program.plan,
+        timeline=timeline,
+        bubble=found,
+        memory=memory,
+        rows=tuple(_every_rank(run, played) if every_rank else _pipeline_ranks(found)),
+        compute_s=found.makespan - sum(exposed.values()),
+        exposed_s=exposed,
+        model_flops=model_flops(run.model, run.batch.sequence_length, run.batch.global_batch_size),
+        step_times_s=times,
+        lanes=played.lanes,
+        evidence=evidence,
+    )
+
+
+def _exposed(plan: Plan, cost: RooflineCost, ranks: list[list[Span]], makespan: float) -> dict[str, float]:
+    """Seconds of the step by cause, averaged over pipeline ranks.
+
+    Inside an op, what its segments expose; before a STEP, waiting for gradients is "dp"; all other idle time of the
+    compute stream is "pipeline"; "straggler" is the share by which everything was stretched.
+    """
+    found = dict.fromkeys(("pipeline", "tp", "dp", "optimizer", "straggler"), 0.0)
+    for order, spans in zip(plan.orders, ranks, strict=True):
+        for slot in order:
+            if slot.first.kind is not Kind.REDUCE_GRAD:
+                for cause, seconds in cost.exposed_seconds(slot).items():
+                    found[cause] = found.get(cause, 0.0) + seconds
+        waiting = sum(span.waiting_s for span in spans if span.op.kind is Kind.STEP) / cost.straggler
+        found["dp"] += waiting
+        found["pipeline"] += (makespan - busy_seconds(spans)) / cost.straggler - waiting
+        found["straggler"] += makespan - makespan / cost.straggler
+    return {cause: seconds / len(ranks) for cause, seconds in found.items()}
+
+
+def _pipeline_ranks(found: Bubble) -> Iterator[RankRow]:
+    for use in found.ranks:
+        yield RankRow(use.rank, use.busy, use.idle)
+
+
+def _every_rank(run: Run, played: Played) -> Iterator[RankRow]:
+    """A row for each global rank, in its order; ranks of one tp group share their lane's times."""
+    mesh, makespan = run.layout.mesh, played.makespan
+    busy = [played.busy(lane) for lane in range(played.lanes)]
+    for rank in range(mesh.size):
+        at = coordinates(mesh, rank)
+        seconds = busy[at["dp"] * mesh.cp + at["cp"]][at["pp"]]
+        yield RankRow(at["pp"], seconds, makespan - seconds, rank)
