@@ -1,7 +1,10 @@
 """Two players of one program: the longest path (fast, many lanes at once) and SimPy's events."""
 
+from parsim.sim.bound import lower_bound
 from parsim.sim.compiler import compile_plan
+from parsim.sim.engine import play as play_events
 from parsim.sim.longest_path import play
+from parsim.sim.noise import Noise, parse_jitter, parse_slow_rank
 from parsim.sim.played import Played, latest_first_starts
 from parsim.sim.prices import Prices, prices, stack
 from parsim.sim.program import SENDS, Program, Sends
@@ -9,13 +12,18 @@ from parsim.sim.recording import recording
 
 __all__ = [
     "SENDS",
+    "Noise",
     "Played",
     "Prices",
     "Program",
     "Sends",
     "compile_plan",
     "latest_first_starts",
+    "lower_bound",
+    "parse_jitter",
+    "parse_slow_rank",
     "play",
+    "play_events",
     "prices",
     "recording",
     "stack",

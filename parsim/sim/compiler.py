@@ -156,11 +156,11 @@ def _with_inputs(rows: _Rows) -> _Rows:
         found.append((np.full(len(wanted), rows.row(op)), wanted, -1))
     row = np.concatenate([targets for targets, _, _ in found])
     source = np.concatenate([sources for _, sources, _ in found])
-    edge = np.repeat([edge for _, _, edge in found], [len(targets) for targets, _, _ in found])
+    boundary = np.repeat([edge for _, _, edge in found], [len(targets) for targets, _, _ in found])
     implied = rows.line[row] == rows.line[source]
     if not source.all() or (implied & (source >= row)).any():
         _refuse(rows.plan)
-    return replace(rows, inputs=(row[~implied], source[~implied], edge[~implied]), boundaries=tuple(boundaries))
+    return replace(rows, inputs=(row[~implied], source[~implied], boundary[~implied]), boundaries=tuple(boundaries))
 
 
 def _with_transfers(rows: _Rows) -> _Rows:

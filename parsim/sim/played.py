@@ -56,7 +56,8 @@ class Played:
         """Seconds that each rank's compute stream plays in one lane; a pair counts once."""
         seconds = row_seconds(self.program, self.prices, lane, self.multipliers)
         seconds = np.where(self.program.stream == COMPUTE, seconds, 0.0)
-        return np.bincount(self.program.rank, seconds).tolist()
+        busy: list[float] = np.bincount(self.program.rank, seconds).tolist()
+        return busy
 
     def _ready(self, lane: int) -> Floats:
         program, ends = self.program, self.ends[:, lane]
