@@ -9,22 +9,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
-from parsim.axes.mesh import coordinates
+from parsim.axes.mesh import Coordinates, coordinates
 from parsim.cost.roofline import RooflineCost
 from parsim.errors import ScheduleError, SpecError
 from parsim.memory import RankMemory, memory_of, memory_samples
-from parsim.metrics import Bubble, bubble, busy_seconds
+from parsim.metrics import RankUse, bubble, busy_seconds
 from parsim.model.flops import model_flops
 from parsim.plan import COMPUTE, Kind, Plan, add_gradient_reduction, add_optimizer_step, check
 from parsim.schedules import build
-from parsim.sim import Noise, Played, Prices, compile_plan, latest_first_starts, prices, recording
-from parsim.spec import Run
+from parsim.sim import Noise, Played, Prices, compile_plan, latest_first_starts, play, play_events, prices, recording
+from parsim.spec import Mesh, Run
 from parsim.step_result import RankRow, StepResult
 from parsim.timeline import Span
 
 __all__ = ["plan_of", "simulate"]
 
 Engine = Literal["path", "events"]
+_PLAYERS = {"path": play, "events": play_events}
 
 
 def simulate(
@@ -53,7 +54,10 @@ def simulate(
     priced = _stretched(prices(program, cost), cost.straggler)
     noise = Noise(jitter, _slow_lanes(run, slow_ranks or {}), run.seed if seed is None else seed)
     lanes = run.layout.mesh.dp * run.layout.mesh.cp if every_rank or not noise.silent else 1
-    takes = [PLAYERS[engine](program, priced, noise, lanes, step) for step in range(steps)]
+    takes = []
+    for step in range(steps):
+        multipliers = None if lanes == 1 and noise.silent else noise.multipliers(program, lanes, step)
+        takes.append(_PLAYERS[engine](program, priced, multipliers, join=lanes))
     times = tuple(take.makespan for take in takes)
     middle = takes[sorted(range(steps), key=times.__getitem__)[(steps - 1) // 2]]
     return _read(run, cost, memory, middle, times, every_rank)
@@ -102,9 +106,24 @@ def _slow_lanes(run: Run, slow_ranks: Mapping[int, float]) -> dict[tuple[int, in
         if not 0 <= rank < mesh.size:
             raise SpecError(f"slow rank {rank}: the run has ranks 0 to {mesh.size - 1}")
         at = coordinates(mesh, rank)
-        key = (at["dp"] * mesh.cp + at["cp"], at["pp"])
+        key = (_lane(mesh, at), at.pp)
         found[key] = max(found.get(key, 0.0), factor)
     return found
+
+
+def _lane(mesh: Mesh, at: Coordinates) -> int:
+    """The replica that a rank belongs to: all that share its weights, counted through dp and cp."""
+    return at.dp * mesh.cp + at.cp
+
+
+def _evidence(run: Run, cost: RooflineCost) -> dict[str, list[str]]:
+    """Every number's name under its grade: the cost model's, the machine's, the run's, and defaults not stated."""
+    grades = {**cost.evidence, **{f"run.{name}": str(known.grade) for name, known in run.evidence.items()}}
+    grades |= dict.fromkeys((f"run.{name}" for name in run.assumed), "assumed")
+    found: dict[str, list[str]] = {}
+    for name, grade in grades.items():
+        found.setdefault(grade, []).append(name)
+    return dict(sorted(found.items()))
 
 
 def _read(
@@ -118,7 +137,7 @@ def _read(
     """What the recording of the slowest lane says, and with `every_rank` the use of every rank."""
     program = played.program
     slowest = int(played.makespans.argmax())
-    evidence = {**cost.evidence, "run": dict(run.evidence), "assumed": list(run.assumed)}
+    evidence = _evidence(run, cost)
     timeline = recording(program, played, lane=slowest, run=run.document(), evidence=evidence)
     rows_of_ranks = timeline.by_rank()
     samples = (
@@ -135,7 +154,7 @@ def _read(
         timeline=timeline,
         bubble=found,
         memory=memory,
-        rows=tuple(_every_rank(run, played) if every_rank else _pipeline_ranks(found)),
+        rows=tuple(_every_rank(run, played) if every_rank else map(_pipeline_rank, found.ranks)),
         compute_s=found.makespan - sum(exposed.values()),
         exposed_s=exposed,
         model_flops=model_flops(run.model, run.batch.sequence_length, run.batch.global_batch_size),
@@ -164,9 +183,8 @@ def _exposed(plan: Plan, cost: RooflineCost, ranks: list[list[Span]], makespan: 
     return {cause: seconds / len(ranks) for cause, seconds in found.items()}
 
 
-def _pipeline_ranks(found: Bubble) -> Iterator[RankRow]:
-    for use in found.ranks:
-        yield RankRow(use.rank, use.busy, use.idle)
+def _pipeline_rank(use: RankUse) -> RankRow:
+    return RankRow(use.rank, use.busy, use.idle)
 
 
 def _every_rank(run: Run, played: Played) -> Iterator[RankRow]:
@@ -175,5 +193,5 @@ def _every_rank(run: Run, played: Played) -> Iterator[RankRow]:
     busy = [played.busy(lane) for lane in range(played.lanes)]
     for rank in range(mesh.size):
         at = coordinates(mesh, rank)
-        seconds = busy[at["dp"] * mesh.cp + at["cp"]][at["pp"]]
-        yield RankRow(at["pp"], seconds, makespan - seconds, rank)
+        seconds = busy[_lane(mesh, at)][at.pp]
+        yield RankRow(at.pp, seconds, makespan - seconds, rank)

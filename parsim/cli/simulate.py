@@ -1,6 +1,5 @@
 """`parsim simulate`: a run file in, a predicted step out."""
 
-import re
 from pathlib import Path
 from typing import get_args
 
@@ -28,6 +27,7 @@ def simulate_command(
     **paths: Path | None,
 ) -> None:
     """Simulate, print the tables, write what was asked for."""
+    from parsim.sim import parse_jitter
     from parsim.simulate import Engine, simulate
     from parsim.spec import load_run
 
@@ -40,7 +40,7 @@ def simulate_command(
         plan=None if plan_path is None else read_plan(plan_path),
         every_rank=every_rank,
         steps=steps,
-        jitter=0.0 if jitter is None else _sigma(jitter),
+        jitter=0.0 if jitter is None else parse_jitter(jitter),
         slow_ranks=_slow_ranks(slow),
         seed=seed,
     )
@@ -62,22 +62,14 @@ def simulate_command(
         print_simulation(document)
 
 
-def _sigma(text: str) -> float:
-    match = re.fullmatch(r"lognormal:(\d+\.?\d*|\.\d+)", text)
-    if match is None or not float(match[1]) <= 1:
-        raise SpecError(f"--jitter {text}: write lognormal:SIGMA with SIGMA from 0 to 1, as in lognormal:0.03")
-    return float(match[1])
-
-
 def _slow_ranks(items: tuple[str, ...]) -> dict[int, float]:
+    from parsim.sim import parse_slow_rank
+
     found: dict[int, float] = {}
-    for item in items:
-        match = re.fullmatch(r"(\d{1,9})=(\d+\.?\d*|\.\d+)", item)
-        if match is None or not 0 < float(match[2]) < float("inf"):
-            raise SpecError(f"--slow-rank {item}: write RANK=FACTOR with a factor above 0, as in 17=1.3")
-        if int(match[1]) in found:
-            raise SpecError(f"--slow-rank {item}: rank {match[1]} is given twice")
-        found[int(match[1])] = float(match[2])
+    for rank, factor in map(parse_slow_rank, items):
+        if rank in found:
+            raise SpecError(f"slow rank {rank} is given twice")
+        found[rank] = factor
     return found
 
 
@@ -88,19 +80,12 @@ def _draw(result: StepResult, outputs: Outputs) -> None:
     title = f"{run.model.name} on {run.ranks:,} × {run.cluster.node.gpu.name}"
     facts, capacity = _facts(result), result.gpu_memory_bytes
     if outputs.wants("html"):
-        sections = (
-            Section(
-                "Where the step goes", ("cause", "seconds", "share"), _shares(result), "Averaged over pipeline ranks."
-            ),
-            Section(
-                "What was assumed",
-                ("field",),
-                [(name,) for name in run.assumed],
-                "Defaults the run file did not state.",
-                True,
-            ),
+        shares = Section(
+            "Where the step goes", ("cause", "time", "share"), _shares(result), "Mean over pipeline ranks."
         )
-        outputs.put("html", page(result.timeline, title=title, facts=facts, sections=sections, capacity_bytes=capacity))
+        outputs.put(
+            "html", page(result.timeline, title=title, facts=facts, sections=(shares,), capacity_bytes=capacity)
+        )
     if outputs.wants("png"):
         outputs.put("png", png_bytes(gantt(result.timeline, title=title, facts=facts, capacity_bytes=capacity)))
 

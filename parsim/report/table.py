@@ -111,8 +111,8 @@ def print_simulation(document: Mapping[str, Any], console: "Console | None" = No
     ]
     _table(console, ["where the step goes", "time", "of the step"], shares, "averaged over pipeline ranks", words=1)
     _ranks(console, document["per_rank"], step)
-    if evidence := [[key, str(value)] for key, value in _flat(document.get("evidence", {}))]:
-        _table(console, ["number", "evidence"], evidence, words=2)
+    if counts := [f"{len(names)} {grade}" for grade, names in document.get("evidence", {}).items()]:
+        console.print(f"evidence of the numbers: {', '.join(counts)}; --json and --html name each", style="dim")
 
 
 def print_comparison(
