@@ -11,10 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from parsim.compare import compare as compare
+    from parsim.comparison import compare as compare
     from parsim.errors import ParsimError as ParsimError
     from parsim.plan import Plan as Plan
-    from parsim.simulate import simulate as simulate
+    from parsim.simulation import simulate as simulate
     from parsim.spec import Run as Run
     from parsim.spec import load_run as load
     from parsim.step_result import StepResult as StepResult
@@ -28,9 +28,9 @@ _HOMES = {
     "Run": ("parsim.spec", "Run"),
     "StepResult": ("parsim.step_result", "StepResult"),
     "Timeline": ("parsim.timeline", "Timeline"),
-    "compare": ("parsim.compare", "compare"),
+    "compare": ("parsim.comparison", "compare"),
     "load": ("parsim.spec", "load_run"),
-    "simulate": ("parsim.simulate", "simulate"),
+    "simulate": ("parsim.simulation", "simulate"),
 }
 
 __all__ = ["ParsimError", "Plan", "Run", "StepResult", "Timeline", "__version__", "compare", "load", "simulate"]
@@ -40,10 +40,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'parsim' has no attribute {name!r}")
     module, attribute = _HOMES[name]
-    value = getattr(import_module(module), attribute)
-    # A submodule of the same name (parsim.simulate) is set by its import: put the function back in its place.
-    globals()[name] = value
-    return value
+    return getattr(import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

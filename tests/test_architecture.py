@@ -30,10 +30,11 @@ MAY_IMPORT = {
     "memory": BASE | {"spec", "model", "axes", "plan", "timeline"},
     "sim": BASE | {"plan", "cost", "network", "memory", "timeline"},
     "metrics": BASE | {"spec", "model", "plan", "memory", "timeline"},
-    "compare": BASE | {"spec", "model", "plan", "memory", "timeline", "metrics"},
-    "report": BASE | {"spec", "model", "plan", "memory", "timeline", "metrics", "compare", "network"},
+    "comparison": BASE | {"files", "spec", "model", "plan", "memory", "timeline", "metrics"},
+    "report": BASE | {"spec", "model", "plan", "memory", "timeline", "metrics", "comparison", "network"},
+    "step_result": BASE | {"spec", "plan", "memory", "timeline", "metrics"},
 }
-SEES_ALL = {"parsim", "cli", "schedule_run", "simulate"}
+SEES_ALL = {"parsim", "cli", "schedule_result", "simulation"}
 HOME_OF = {
     "pydantic": {"spec"},
     "simpy": {"sim"},

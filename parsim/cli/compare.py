@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from parsim.cli.output import Outputs, json_text
-from parsim.compare import compare, parse_recording
+from parsim.comparison import compare, parse_recording
 from parsim.errors import ParsimError, SpecError
 from parsim.files import read_text
 from parsim.timeline import Timeline

@@ -28,7 +28,7 @@ def simulate_command(
 ) -> None:
     """Simulate, print the tables, write what was asked for."""
     from parsim.sim import parse_jitter
-    from parsim.simulate import Engine, simulate
+    from parsim.simulation import Engine, simulate
     from parsim.spec import load_run
 
     if engine not in get_args(Engine):

@@ -91,7 +91,7 @@ def init_command(model: str, cluster: str, gpus: int, out: Path, force: bool) ->
 
 def check_command(target: str | None, schema: bool) -> None:
     """Say that a run or a plan is sound, or what is wrong with it."""
-    from parsim.simulate import plan_of
+    from parsim.simulation import plan_of
     from parsim.spec import Run, load_run
 
     if schema:

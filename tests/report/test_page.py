@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from parsim.compare import compare
+from parsim.comparison import compare
 from parsim.report import Section, compare_page, page
 from parsim.timeline import Timeline
 

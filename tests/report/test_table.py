@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from parsim.compare import compare
+from parsim.comparison import compare
 from parsim.metrics import BUBBLE_DEFINITIONS
 from parsim.report import print_comparison, print_schedule, print_schedules, print_simulation
 from parsim.timeline import Timeline

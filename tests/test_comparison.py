@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from parsim.compare import compare, compare_results, parse_recording
+from parsim.comparison import compare, compare_results, parse_recording
 from parsim.errors import SpecError
 from parsim.plan import parse_op
 from parsim.timeline import Span, Timeline, timeline_document
