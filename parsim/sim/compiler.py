@@ -136,7 +136,9 @@ def _read(plan: Plan) -> _Rows:
 def _with_inputs(rows: _Rows) -> _Rows:
     """What each row needs, without what the order of its own stream implies; and the boundaries that are crossed."""
     placement, count = rows.plan.placement, rows.plan.microbatches_per_chain
-    boundaries: dict[tuple[int, int], int] = {}
+    rank_of = placement.rank_of
+    hops = [(a, b) for a, b in enumerate(placement.after) if b is not None and rank_of[a] != rank_of[b]]
+    boundaries = {hop: number for number, hop in enumerate(sorted(hops + [(b, a) for a, b in hops]))}
     found: list[tuple[Index, Index, int]] = []
     classes: dict[bytes, list[int]] = {}
     for mb, column in enumerate((rows.place[:, :count] > 0).T):
@@ -145,10 +147,8 @@ def _with_inputs(rows: _Rows) -> _Rows:
         for code in np.flatnonzero(rows.place[:, members[0]]).tolist():
             op = Op(code // len(_KINDS), _KINDS[code % len(_KINDS)], members[0])
             for need in needs(op, placement, rows, count):
-                edge = -1
-                if need.stage != op.stage and placement.rank_of[need.stage] != placement.rank_of[op.stage]:
-                    edge = boundaries.setdefault((need.stage, op.stage), len(boundaries))
                 needed = rows.place[need.stage * len(_KINDS) + _CODE[need.kind]]
+                edge = boundaries.get((need.stage, op.stage), -1)
                 found.append((rows.place[code][members], needed[members], edge))
     for code in np.flatnonzero(rows.place[:, -1]).tolist():
         op = Op(code // len(_KINDS), _KINDS[code % len(_KINDS)])
@@ -269,9 +269,10 @@ def _program(rows: _Rows, sends: Sends, dep: Index, edge: Index, level: Index) -
 
 
 def _refuse_circle(rows: _Rows, dep: Index, stuck: set[int], sends: Sends) -> NoReturn:
-    """Name a circle of rows that wait for each other."""
+    """Say what is wrong with an unsound plan, or name a circle of rows that blocking sends alone close."""
     if sends == "buffered":
         _refuse(rows.plan)
+    check(rows.plan)
     walk, row = dict[int, None](), min(stuck)
     while row not in walk:
         walk[row] = None
