@@ -17,6 +17,7 @@ __all__ = ["Cause", "Comparison", "OpDifference", "compare", "compare_results", 
 
 SCHEMA_VERSION = "1.0"
 _MOST_OPS = 20
+_NUMBERS = ("tokens_per_s", "model_tflops_per_gpu", "mfu", "peak_memory_bytes")
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,12 @@ class Cause:
 
 @dataclass(frozen=True)
 class OpDifference:
-    """One op that both recordings hold on the same rank."""
+    """All ops of one stage and kind that both recordings hold on the same rank: `count` of them, and their total
+    durations."""
 
     rank: int
     op: str
+    count: int
     a: float
     b: float
 
@@ -55,6 +58,8 @@ class Comparison:
     causes: tuple[Cause, ...]
     ops: tuple[OpDifference, ...] = ()
     differences: tuple[tuple[str, Any, Any], ...] = ()
+    numbers: tuple[Cause, ...] = ()
+    """Results alone: other headline numbers, such as `peak_memory_bytes` and `mfu`."""
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
@@ -67,6 +72,7 @@ class Comparison:
             "kind": self.kind,
             "total": {**row(self.total), "ratio": self.total.b / self.total.a if self.total.a else None},
             "causes": [row(cause) for cause in self.causes],
+            "numbers": [row(number) for number in self.numbers],
             "ops": [row(op) for op in self.ops],
             "differences": [{"field": field, "a": a, "b": b} for field, a, b in self.differences],
         }
@@ -123,6 +129,9 @@ def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
         Cause("step_time", a["step_time_s"], b["step_time_s"]),
         tuple(sorted(causes, key=lambda cause: -abs(cause.delta))),
         differences=tuple(_differences(a.get("run") or {}, b.get("run") or {})),
+        numbers=tuple(
+            Cause(name, a[name], b[name]) for name in _NUMBERS if _is_number(a.get(name)) and _is_number(b.get(name))
+        ),
     )
 
 
@@ -151,12 +160,16 @@ def _sharers(span: Span) -> int:
 
 def _differing_ops(a: Timeline, b: Timeline) -> tuple[OpDifference, ...]:
     durations = {(span.rank, span.op): span.end_s - span.start_s for span in a.spans}
-    both = (
-        OpDifference(span.rank, str(span.op), durations[span.rank, span.op], span.end_s - span.start_s)
-        for span in b.spans
-        if (span.rank, span.op) in durations
+    groups: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    for span in b.spans:
+        if (span.rank, span.op) in durations:
+            pair = durations[span.rank, span.op], span.end_s - span.start_s
+            groups.setdefault((span.rank, f"{span.op.stage}{span.op.kind}"), []).append(pair)
+    found = (
+        OpDifference(rank, op, len(pairs), sum(a for a, _ in pairs), sum(b for _, b in pairs))
+        for (rank, op), pairs in groups.items()
     )
-    ranked = sorted((op for op in both if op.delta), key=lambda op: (-abs(op.delta), op.rank, op.op))
+    ranked = sorted((op for op in found if op.delta), key=lambda op: (-abs(op.delta), op.rank, op.op))
     return tuple(ranked[:_MOST_OPS])
 
 

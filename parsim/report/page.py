@@ -96,8 +96,8 @@ def compare_page(
         ),
         Section(
             "Ops that differ most",
-            ("rank", "op", *columns),
-            [[row["rank"], row["op"], *times(row)] for row in document["ops"]],
+            ("rank", "op", "how many", *columns),
+            [[row["rank"], row["op"], row["count"], *times(row)] for row in document["ops"]],
         ),
         Section(
             "Where the two runs differ",

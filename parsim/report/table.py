@@ -127,8 +127,11 @@ def print_comparison(
     rows = [_difference(cause["cause"], cause) for cause in [*document["causes"], total]]
     _table(console, ["cause", a, b, "difference"], rows, "the differences add up to the last line", words=1)
     if document.get("ops"):
-        ops = [_difference(f"{op['op']} on rank {op['rank']}", op) for op in document["ops"]]
-        _table(console, ["ops that differ most", a, b, "difference"], ops, words=1)
+        ops = [_difference(f"{op['count']} × {op['op']} on rank {op['rank']}", op) for op in document["ops"]]
+        _table(console, ["ops that differ most", a, b, "difference"], ops, "totals over micro-batches", words=1)
+    if document.get("numbers"):
+        numbers = [_difference(number["cause"].replace("_", " "), number) for number in document["numbers"]]
+        _table(console, ["also", a, b, "difference"], numbers, words=1)
     if document.get("differences"):
         fields = [[row["field"], str(row["a"]), str(row["b"])] for row in document["differences"]]
         _table(console, ["what differs", a, b], fields, words=3)

@@ -54,7 +54,7 @@ SIMULATION: dict[str, Any] = {
         }
         for rank in range(2)
     ],
-    "evidence": {"gpu": {"efficiency": "[fitted]"}},
+    "evidence": {"assumed": ["run.a", "run.b"], "fitted": ["gpu.efficiency"]},
     "warnings": ["does not [fit]"],
     "run": {},
 }
@@ -87,7 +87,7 @@ def test_all_schedules_are_sorted_and_refusals_have_reasons() -> None:
 
 def test_a_simulation_prints_where_the_step_goes() -> None:
     text = printed(print_simulation, SIMULATION)
-    for expected in ("5 s", "43.5%", "60 GiB", "does not fit", "warning: does not [fit]", "gpu.efficiency", "[fitted]"):
+    for expected in ("5 s", "43.5%", "60 GiB", "does not fit", "warning: does not [fit]", "2 assumed, 1 fitted"):
         assert expected in text
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line.split()}
     assert lines["compute"] == ["compute", "3.75", "s", "75.0%"]
