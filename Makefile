@@ -4,8 +4,8 @@ EXTRAS ?= dev,png
 VENV := .venv
 BIN := $(VENV)/bin
 # One stamp for each set of extras, so that asking for more of them installs more.
-READY := $(VENV)/ready-$(subst $(comma),-,$(EXTRAS))
 comma := ,
+READY := $(VENV)/ready-$(subst $(comma),-,$(EXTRAS))
 
 .PHONY: demo test lint tests bench clean
 
