@@ -26,6 +26,12 @@ def _partial_modules(run: Run) -> bool:
     return recompute.mode == "selective" and recompute.layers is not None
 
 
+def _window_cuts(run: Run) -> bool:
+    """A window as long as the sequence cuts nothing."""
+    window = run.model.sliding_window
+    return window is not None and window < run.batch.sequence_length
+
+
 def _zero_2(run: Run) -> bool:
     return run.layout.zero == 2 and not run.layout.fsdp
 
@@ -47,7 +53,7 @@ RULES: tuple[Rule, ...] = (
     Rule("model.moe", lambda run: run.model.moe is not None, "a dense model"),
     Rule("model.mla", lambda run: run.model.mla is not None, "a model with plain or grouped-query attention"),
     Rule("model.mtp_layers", lambda run: run.model.mtp_layers > 0, "0"),
-    Rule("model.sliding_window", lambda run: run.model.sliding_window is not None, "none"),
+    Rule("model.sliding_window", _window_cuts, "none, or a sequence_length that the window covers"),
     Rule("layout.mesh.cp", lambda run: run.layout.mesh.cp > 1, "1"),
     Rule("layout.ep", lambda run: run.layout.ep > 1, "1"),
     Rule("layout.expert_tp", lambda run: run.layout.expert_tp > 1, "1"),
