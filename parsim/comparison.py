@@ -5,7 +5,7 @@ to the difference of the makespans exactly. A result's step time is its compute 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from parsim.errors import SpecError
@@ -13,7 +13,7 @@ from parsim.files import parse_json_text
 from parsim.metrics import busy_seconds
 from parsim.timeline import COMPUTE_STREAM, Span, Timeline, timeline_from_document
 
-__all__ = ["Cause", "Comparison", "OpDifference", "compare", "compare_results", "compare_timelines", "parse_recording"]
+__all__ = ["Comparison", "Difference", "compare", "compare_results", "compare_timelines", "parse_recording"]
 
 SCHEMA_VERSION = "1.0"
 _MOST_OPS = 20
@@ -21,32 +21,24 @@ _NUMBERS = ("tokens_per_s", "model_tflops_per_gpu", "mfu", "peak_memory_bytes")
 
 
 @dataclass(frozen=True)
-class Cause:
-    """One term of the total, in seconds (or units) averaged over ranks: in A, in B, and the difference."""
+class Difference:
+    """One number in A, in B, and how they differ: a cause in seconds (or units) averaged over ranks, a headline
+    number, or the total durations of the `count` ops of one stage and kind that both recordings hold on `rank`.
+    """
 
-    cause: str
+    name: str
     a: float
     b: float
+    rank: int | None = None
+    count: int | None = None
 
     @property
     def delta(self) -> float:
         return self.b - self.a
 
-
-@dataclass(frozen=True)
-class OpDifference:
-    """All ops of one stage and kind that both recordings hold on the same rank: `count` of them, and their total
-    durations."""
-
-    rank: int
-    op: str
-    count: int
-    a: float
-    b: float
-
-    @property
-    def delta(self) -> float:
-        return self.b - self.a
+    def document(self) -> dict[str, float]:
+        """Both values and their difference, as JSON."""
+        return {"a": self.a, "b": self.b, "delta": self.delta}
 
 
 @dataclass(frozen=True)
@@ -54,26 +46,23 @@ class Comparison:
     """`total` is the makespan or step time; the causes' differences sum to its difference."""
 
     kind: str
-    total: Cause
-    causes: tuple[Cause, ...]
-    ops: tuple[OpDifference, ...] = ()
+    total: Difference
+    causes: tuple[Difference, ...]
+    ops: tuple[Difference, ...] = ()
     differences: tuple[tuple[str, Any, Any], ...] = ()
-    numbers: tuple[Cause, ...] = ()
+    numbers: tuple[Difference, ...] = ()
     """Results alone: other headline numbers, such as `peak_memory_bytes` and `mfu`."""
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
-
-        def row(item: Cause | OpDifference) -> dict[str, Any]:
-            return {**asdict(item), "delta": item.delta}
-
+        ratio = self.total.b / self.total.a if self.total.a else None
         return {
             "schema_version": SCHEMA_VERSION,
             "kind": self.kind,
-            "total": {**row(self.total), "ratio": self.total.b / self.total.a if self.total.a else None},
-            "causes": [row(cause) for cause in self.causes],
-            "numbers": [row(number) for number in self.numbers],
-            "ops": [row(op) for op in self.ops],
+            "total": {"cause": self.total.name, **self.total.document(), "ratio": ratio},
+            "causes": [{"cause": cause.name, **cause.document()} for cause in self.causes],
+            "numbers": [{"number": number.name, **number.document()} for number in self.numbers],
+            "ops": [{"rank": op.rank, "op": op.name, "count": op.count, **op.document()} for op in self.ops],
             "differences": [{"field": field, "a": a, "b": b} for field, a, b in self.differences],
         }
 
@@ -107,13 +96,11 @@ def compare_timelines(a: Timeline, b: Timeline) -> Comparison:
         raise SpecError(f"the recordings have {a.ranks} and {b.ranks} ranks: compare two of the same plan")
     uses = [_time_by_kind(a), _time_by_kind(b)]
     kinds = [*dict.fromkeys((*uses[0], *uses[1]))]
-    causes = sorted(
-        (Cause(kind, uses[0].get(kind, 0.0), uses[1].get(kind, 0.0)) for kind in kinds), key=lambda c: -abs(c.delta)
-    )
+    causes = [Difference(kind, uses[0].get(kind, 0.0), uses[1].get(kind, 0.0)) for kind in kinds]
     return Comparison(
         "timelines",
-        Cause("makespan", a.makespan_s, b.makespan_s),
-        tuple(causes),
+        Difference("makespan", a.makespan_s, b.makespan_s),
+        _largest_first(causes),
         _differing_ops(a, b),
         tuple(_differences(a.run, b.run)),
     )
@@ -123,16 +110,18 @@ def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
     """Two results of `simulate`: compute and exposed times, and which fields of the runs differ."""
     terms = [{"compute": _compute(result), **result["exposed_s"]} for result in (a, b)]
     names = [*dict.fromkeys((*terms[0], *terms[1]))]
-    causes = [Cause(name, terms[0].get(name, 0.0), terms[1].get(name, 0.0)) for name in names]
+    causes = [Difference(name, terms[0].get(name, 0.0), terms[1].get(name, 0.0)) for name in names]
     return Comparison(
         "results",
-        Cause("step_time", a["step_time_s"], b["step_time_s"]),
-        tuple(sorted(causes, key=lambda cause: -abs(cause.delta))),
+        Difference("step_time", a["step_time_s"], b["step_time_s"]),
+        _largest_first(causes),
         differences=tuple(_differences(a.get("run") or {}, b.get("run") or {})),
-        numbers=tuple(
-            Cause(name, a[name], b[name]) for name in _NUMBERS if _is_number(a.get(name)) and _is_number(b.get(name))
-        ),
+        numbers=tuple(Difference(name, a[name], b[name]) for name in _NUMBERS if _is_number(a.get(name), b.get(name))),
     )
+
+
+def _largest_first(causes: list[Difference]) -> tuple[Difference, ...]:
+    return tuple(sorted(causes, key=lambda cause: -abs(cause.delta)))
 
 
 def _compute(result: Mapping[str, Any]) -> float:
@@ -158,7 +147,7 @@ def _sharers(span: Span) -> int:
     return 2 if "pair" in span.detail else 1
 
 
-def _differing_ops(a: Timeline, b: Timeline) -> tuple[OpDifference, ...]:
+def _differing_ops(a: Timeline, b: Timeline) -> tuple[Difference, ...]:
     durations = {(span.rank, span.op): span.end_s - span.start_s for span in a.spans}
     groups: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for span in b.spans:
@@ -166,10 +155,10 @@ def _differing_ops(a: Timeline, b: Timeline) -> tuple[OpDifference, ...]:
             pair = durations[span.rank, span.op], span.end_s - span.start_s
             groups.setdefault((span.rank, f"{span.op.stage}{span.op.kind}"), []).append(pair)
     found = (
-        OpDifference(rank, op, len(pairs), sum(a for a, _ in pairs), sum(b for _, b in pairs))
+        Difference(op, sum(a for a, _ in pairs), sum(b for _, b in pairs), rank, len(pairs))
         for (rank, op), pairs in groups.items()
     )
-    ranked = sorted((op for op in found if op.delta), key=lambda op: (-abs(op.delta), op.rank, op.op))
+    ranked = sorted((op for op in found if op.delta), key=lambda op: (-abs(op.delta), op.rank, op.name))
     return tuple(ranked[:_MOST_OPS])
 
 
@@ -182,9 +171,9 @@ def _differences(a: Any, b: Any, path: str = "") -> Iterable[tuple[str, Any, Any
         yield path, a, b
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_number(*values: object) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def _is_numbers(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_number(item) for item in value.values())
+    return isinstance(value, dict) and _is_number(*value.values())

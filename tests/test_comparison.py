@@ -26,7 +26,7 @@ def test_causes_sum_to_the_difference() -> None:
     result = compare(A, B)
     assert result.total.delta == 2
     assert sum(cause.delta for cause in result.causes) == pytest.approx(2)
-    assert {(op.op, op.delta) for op in result.ops} == {("0F", 1), ("1B", 1)}
+    assert {(op.name, op.delta) for op in result.ops} == {("0F", 1), ("1B", 1)}
     assert result.differences == (("layout.tp", 1, 2),)
 
 
@@ -43,7 +43,7 @@ def test_results_compare_by_exposed_time() -> None:
     b = {"step_time_s": 12.0, "exposed_s": {"pipeline": 5.0, "tp": 0.5, "dp": 0.5}}
     result = compare_results(a, b)
     assert sum(cause.delta for cause in result.causes) == pytest.approx(2.0)
-    assert result.causes[0].cause == "pipeline"
+    assert result.causes[0].name == "pipeline"
 
 
 @pytest.mark.parametrize(

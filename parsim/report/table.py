@@ -130,7 +130,7 @@ def print_comparison(
         ops = [_difference(f"{op['count']} × {op['op']} on rank {op['rank']}", op) for op in document["ops"]]
         _table(console, ["ops that differ most", a, b, "difference"], ops, "totals over micro-batches", words=1)
     if document.get("numbers"):
-        numbers = [_difference(number["cause"].replace("_", " "), number) for number in document["numbers"]]
+        numbers = [_difference(number["number"].replace("_", " "), number) for number in document["numbers"]]
         _table(console, ["also", a, b, "difference"], numbers, words=1)
     if document.get("differences"):
         fields = [[row["field"], str(row["a"]), str(row["b"])] for row in document["differences"]]
