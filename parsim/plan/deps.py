@@ -7,7 +7,7 @@
 "s-1" and "s+1" are the neighbours in the stage's chain. Everything else that orders ops is a rank's own order.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 
 from parsim.errors import DeadlockError, ScheduleError
 from parsim.plan.op import BACKWARD, Kind, Op, is_op, overlaps
@@ -16,6 +16,13 @@ from parsim.plan.plan import Plan
 
 __all__ = ["check", "last_backward", "levels", "needs"]
 
+# These are asked for every op of large plans, and Python 3.11 runs code of its own for each `Kind.F`.
+_F, _B, _I, _W = Kind.F, Kind.B, Kind.I, Kind.W
+_SEND_F, _RECV_F, _SEND_B, _RECV_B = Kind.SEND_F, Kind.RECV_F, Kind.SEND_B, Kind.RECV_B
+_UNSHARD, _RESHARD, _REDUCE_GRAD = Kind.UNSHARD, Kind.RESHARD, Kind.REDUCE_GRAD
+_OFFLOAD, _RELOAD, _STEP = Kind.OFFLOAD, Kind.RELOAD, Kind.STEP
+_BACKWARD = tuple(kind for kind in Kind if kind in BACKWARD)
+
 
 def needs(op: Op, placement: Placement, present: Container[Op], microbatches_per_chain: int) -> tuple[Op, ...]:
     """The ops that must have ended before `op` may start, by the rule above.
@@ -23,52 +30,51 @@ def needs(op: Op, placement: Placement, present: Container[Op], microbatches_per
     `present` are the ops of the plan: it tells whether backwards are split and whether messages are spelled out.
     """
     stage, kind, mb = op
-    if kind is Kind.F:
+    # To ask for an op by a plain tuple is to ask for the Op: it hashes and compares alike, and is made much faster.
+    if kind is _F:
         source = placement.before[stage]
         if source is None:
             return ()
-        received = Op(stage, Kind.RECV_F, mb)
-        return (received if received in present else Op(source, Kind.F, mb),)
-    if kind is Kind.B or kind is Kind.I:
-        forward = Op(stage, Kind.F, mb)
+        is_received = (stage, _RECV_F, mb) in present
+        return (Op(stage, _RECV_F, mb) if is_received else Op(source, _F, mb),)
+    if kind is _B or kind is _I:
+        own: tuple[Op, ...] = (Op(stage, _F, mb),)
+        if (stage, _RELOAD, mb) in present:
+            own = (*own, Op(stage, _RELOAD, mb))
         source = placement.after[stage]
-        reloaded = Op(stage, Kind.RELOAD, mb)
-        own = (forward, reloaded) if reloaded in present else (forward,)
         if source is None:
             return own
-        received = Op(stage, Kind.RECV_B, mb)
-        return (*own, received if received in present else _input_gradient(source, mb, present))
-    if kind is Kind.W:
-        return (Op(stage, Kind.I, mb),)
-    if kind is Kind.SEND_F or kind is Kind.OFFLOAD:
-        return (Op(stage, Kind.F, mb),)
-    if kind is Kind.SEND_B:
+        is_received = (stage, _RECV_B, mb) in present
+        return (*own, Op(stage, _RECV_B, mb) if is_received else _input_gradient(source, mb, present))
+    if kind is _W:
+        return (Op(stage, _I, mb),)
+    if kind is _SEND_F or kind is _OFFLOAD:
+        return (Op(stage, _F, mb),)
+    if kind is _SEND_B:
         return (_input_gradient(stage, mb, present),)
-    if kind is Kind.RECV_F:
+    if kind is _RECV_F:
         source = placement.before[stage]
-        return () if source is None else (Op(source, Kind.SEND_F, mb),)
-    if kind is Kind.RECV_B:
+        return () if source is None else (Op(source, _SEND_F, mb),)
+    if kind is _RECV_B:
         source = placement.after[stage]
-        return () if source is None else (Op(source, Kind.SEND_B, mb),)
-    if kind is Kind.RELOAD:
-        return (Op(stage, Kind.OFFLOAD, mb),)
-    if kind is Kind.STEP and (reduced := Op(stage, Kind.REDUCE_GRAD)) in present:
+        return () if source is None else (Op(source, _SEND_B, mb),)
+    if kind is _RELOAD:
+        return (Op(stage, _OFFLOAD, mb),)
+    if kind is _STEP and (reduced := Op(stage, _REDUCE_GRAD)) in present:
         return (reduced,)
-    if kind is Kind.STEP or kind is Kind.REDUCE_GRAD:
+    if kind is _STEP or kind is _REDUCE_GRAD:
         twins = placement.twins(stage)
         return tuple(last_backward(s, k, present) for s in twins for k in range(microbatches_per_chain))
     return ()  # UNSHARD and RESHARD: the rank's order alone
 
 
 def _input_gradient(stage: int, mb: int | None, present: Container[Op]) -> Op:
-    split = Op(stage, Kind.I, mb)
-    return split if split in present else Op(stage, Kind.B, mb)
+    return Op(stage, _I if (stage, _I, mb) in present else _B, mb)
 
 
 def last_backward(stage: int, mb: int, present: Container[Op]) -> Op:
     """The op after which micro-batch `mb` has left its gradient in the weights of `stage`: its W, else its B."""
-    split = Op(stage, Kind.W, mb)
-    return split if split in present else Op(stage, Kind.B, mb)
+    return Op(stage, _W if (stage, _W, mb) in present else _B, mb)
 
 
 def check(plan: Plan) -> None:
@@ -100,7 +106,7 @@ def _positions(plan: Plan) -> dict[Op, int]:
             raise ScheduleError(
                 f"rank {rank} plays {op}, but micro-batches go from 0 to {plan.microbatches_per_chain - 1}"
             )
-        if op in found and op.kind not in (Kind.UNSHARD, Kind.RESHARD):
+        if op in found and op.kind not in (_UNSHARD, _RESHARD):
             raise ScheduleError(f"rank {rank} plays {op} twice")
         found[op] = rank
     return found
@@ -114,20 +120,20 @@ def _check_pairs(plan: Plan) -> None:
 
 
 def _check_complete(plan: Plan, present: dict[Op, int]) -> None:
+    microbatches = plan.microbatches_per_chain
     for stage, rank in enumerate(plan.placement.rank_of):
-        for mb in range(plan.microbatches_per_chain):
-            if Op(stage, Kind.F, mb) not in present:
-                raise ScheduleError(f"rank {rank} never plays {Op(stage, Kind.F, mb)}")
-            backward = [kind for kind in Kind if kind in BACKWARD and Op(stage, kind, mb) in present]
-            if backward in ([Kind.B], [Kind.I, Kind.W]):
+        for mb in range(microbatches):
+            if (stage, _F, mb) not in present:
+                raise ScheduleError(f"rank {rank} never plays {Op(stage, _F, mb)}")
+            backward = [kind for kind in _BACKWARD if (stage, kind, mb) in present]
+            if backward in ([_B], [_I, _W]):
                 continue
-            if Kind.B in backward:
+            if _B in backward:
                 raise ScheduleError(
-                    f"rank {rank} plays {Op(stage, Kind.B, mb)} and also {Op(stage, backward[-1], mb)}: "
-                    "B is I and W in one"
+                    f"rank {rank} plays {Op(stage, _B, mb)} and also {Op(stage, backward[-1], mb)}: B is I and W in one"
                 )
-            missing = Kind.I if backward == [Kind.W] else Kind.W if backward == [Kind.I] else Kind.B
-            alternative = " (nor its I and W)" if missing is Kind.B else ""
+            missing = _I if backward == [_W] else _W if backward == [_I] else _B
+            alternative = " (nor its I and W)" if missing is _B else ""
             raise ScheduleError(f"rank {rank} never plays {Op(stage, missing, mb)}{alternative}")
 
 
@@ -137,12 +143,12 @@ def _check_messages(plan: Plan, present: dict[Op, int]) -> None:
     """
     placement = plan.placement
     for op, rank in present.items():
-        if op.kind in (Kind.SEND_F, Kind.RECV_B):
-            peer, match = placement.after[op.stage], Kind.RECV_F if op.kind is Kind.SEND_F else Kind.SEND_B
-        elif op.kind in (Kind.SEND_B, Kind.RECV_F):
-            peer, match = placement.before[op.stage], Kind.RECV_B if op.kind is Kind.SEND_B else Kind.SEND_F
-        elif op.kind is Kind.OFFLOAD and Op(op.stage, Kind.RELOAD, op.mb) not in present:
-            raise ScheduleError(f"rank {rank} plays {op}, but never {Op(op.stage, Kind.RELOAD, op.mb)}")
+        if op.kind in (_SEND_F, _RECV_B):
+            peer, match = placement.after[op.stage], _RECV_F if op.kind is _SEND_F else _SEND_B
+        elif op.kind in (_SEND_B, _RECV_F):
+            peer, match = placement.before[op.stage], _RECV_B if op.kind is _SEND_B else _SEND_F
+        elif op.kind is _OFFLOAD and Op(op.stage, _RELOAD, op.mb) not in present:
+            raise ScheduleError(f"rank {rank} plays {op}, but never {Op(op.stage, _RELOAD, op.mb)}")
         else:
             continue
         if peer is None or placement.rank_of[peer] == rank:
@@ -161,48 +167,65 @@ def levels(plan: Plan, present: dict[Op, int] | None = None) -> list[list[tuple[
     """
     present = _positions(plan) if present is None else present
     ranks = range(plan.placement.ranks)
-    cursors = [0] * len(ranks)
-    open_needs = [_open_needs(plan, rank, 0, present) for rank in ranks]
-    played: set[Op] = set()
+    level_of: dict[Op, int] = {}
     result: list[list[tuple[int, int]]] = []
-    left = sum(map(len, plan.orders))
-    while left:
-        level: list[tuple[int, int]] = []
-        for rank, waiting in enumerate(open_needs):
-            while waiting and waiting[-1] in played:
-                waiting.pop()
-            if not waiting and cursors[rank] < len(plan.orders[rank]):
-                level.append((rank, cursors[rank]))
-        if not level:
-            waiting_for = [[need for need in wanted if need not in played] for wanted in open_needs]
-            raise DeadlockError(_shortest_circle(plan, cursors, waiting_for, present))
-        for rank, index in level:
-            played.update(plan.orders[rank][index].ops)
-            cursors[rank] = index + 1
-            if index + 1 < len(plan.orders[rank]):
-                open_needs[rank] = _open_needs(plan, rank, index + 1, present)
-        result.append(level)
-        left -= len(level)
+    cursors = [0] * len(ranks)
+    waiting: dict[Op, list[int]] = {}  # ranks by the op that they wait for
+    ready = list(ranks)
+
+    def play(rank: int) -> Iterator[Op]:
+        """Play on as far as possible; yields the op that is missing."""
+        placement, microbatches, level = plan.placement, plan.microbatches_per_chain, 0
+        for index, slot in enumerate(plan.orders[rank]):
+            cursors[rank] = index
+            ops = slot.ops
+            for op in ops:
+                for need in needs(op, placement, present, microbatches):
+                    if need not in level_of:
+                        if need not in present:
+                            raise ScheduleError(f"{op} on rank {rank} needs {need}, which no rank plays")
+                        yield need
+                    level = max(level, level_of[need] + 1)
+            if level == len(result):
+                result.append([])
+            result[level].append((rank, index))
+            for op in ops:
+                level_of[op] = level
+                if op in waiting:
+                    ready.extend(waiting.pop(op))
+            level += 1
+
+    players = [play(rank) for rank in ranks]
+    while ready:
+        rank = ready.pop()
+        if (missing := next(players[rank], None)) is not None:
+            waiting.setdefault(missing, []).append(rank)
+    if waiting:
+        stuck = {rank for kept in waiting.values() for rank in kept}
+        waiting_for = [
+            _missing(plan, rank, cursors[rank], present, level_of) if rank in stuck else [] for rank in ranks
+        ]
+        raise DeadlockError(_shortest_circle(plan, cursors, waiting_for, present))
+    for level in result:
+        level.sort()
     return result
 
 
-def _open_needs(plan: Plan, rank: int, index: int, present: dict[Op, int]) -> list[Op]:
-    if index >= len(plan.orders[rank]):
-        return []
-    wanted: list[Op] = []
-    for op in plan.orders[rank][index].ops:
-        for need in needs(op, plan.placement, present, plan.microbatches_per_chain):
-            if need not in present:
-                raise ScheduleError(f"{op} on rank {rank} needs {need}, which no rank plays")
-            wanted.append(need)
-    return wanted
+def _missing(plan: Plan, rank: int, index: int, present: dict[Op, int], played: Container[Op]) -> list[Op]:
+    """What the slot needs and nobody has played."""
+    wanted = (
+        need
+        for op in plan.orders[rank][index].ops
+        for need in needs(op, plan.placement, present, plan.microbatches_per_chain)
+    )
+    return [need for need in wanted if need not in played]
 
 
 def _shortest_circle(plan: Plan, cursors: list[int], waiting_for: list[list[Op]], present: dict[Op, int]) -> str:
     """The shortest circle among the ranks' first unplayed slots, in words."""
     waits: dict[int, dict[int, Op]] = {}  # rank -> rank it waits for -> the op it waits for
     for rank, wanted in enumerate(waiting_for):
-        if cursors[rank] < len(plan.orders[rank]):
+        if wanted:
             waits[rank] = {present[need]: need for need in wanted}
     circles = [circle for start in waits if (circle := _circle_from(start, waits))]
     circle = min(circles, key=len)

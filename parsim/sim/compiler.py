@@ -59,8 +59,8 @@ class _Rows:
     inputs: tuple[Index, Index, Index] = (np.empty(0, int),) * 3
 
     def __contains__(self, op: object) -> bool:
-        """Whether the plan plays `op`."""
-        return bool(self.row(op)) if isinstance(op, Op) else False
+        """Whether the plan plays `op`, an Op or the tuple that equals it."""
+        return isinstance(op, tuple) and self.row(Op(*op)) > 0
 
     def row(self, op: Op) -> int:
         """The row that plays `op`, 0 if none does."""
