@@ -1,6 +1,7 @@
 """Files of users: read with one clear line when something is wrong, written whole or not at all."""
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -33,16 +34,22 @@ def read_text(path: Path, what: str = "file") -> str:
 def parse_json_text(text: str) -> object:
     """The plain values of a JSON text. Raises SpecError with the place, also for absurd nesting or digits."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise SpecError(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except (RecursionError, ValueError):
         raise SpecError("not JSON that can be read: nested too deeply, or a number of absurd length") from None
 
 
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise SpecError(f"not JSON that can be read: {text[:40]} is not a finite number")
+    return value
+
+
 def check_writable(paths: Iterable[Path]) -> None:
     """Refuse before any work is done what could not be written after it, and one file named for two outputs."""
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for path in paths:
         try:
             if path.is_dir():
@@ -50,13 +57,15 @@ def check_writable(paths: Iterable[Path]) -> None:
             folder = path.absolute().parent
             if not folder.is_dir():
                 raise ParsimError(f"{path} cannot be written: {folder} is not a directory")
-            if not os.access(path if path.exists() else folder, os.W_OK) or not os.access(folder, os.W_OK):
+            # A file is replaced by a new one beside it; a device (/dev/stdout) is written to where it is.
+            replaced = path.is_file() or not path.exists()
+            if (path.exists() and not os.access(path, os.W_OK)) or (replaced and not os.access(folder, os.W_OK)):
                 raise ParsimError(f"{path} cannot be written: no permission")
         except (OSError, ValueError) as error:
             raise ParsimError(f"{path} cannot be written: {_reason(error)}") from None
-        if path.absolute() in seen:
+        if (real := os.path.realpath(path)) in seen:
             raise ParsimError(f"{path} is named for two outputs")
-        seen.add(path.absolute())
+        seen.add(real)
 
 
 def write_all(contents: Mapping[Path, str | bytes]) -> None:
@@ -87,7 +96,7 @@ def _stage(path: Path, content: str | bytes) -> Path:
     folder = path.resolve().parent
     if path.exists() and not path.is_file():
         folder = Path(tempfile.gettempdir())
-    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".part")
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".parsim-", suffix=".part")
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:

@@ -7,7 +7,7 @@ memory [{rank, t_s, bytes by category}], run, evidence`. Within a major version 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 from parsim.errors import ScheduleError, SpecError
 from parsim.plan.op import Op, parse_op
@@ -16,6 +16,7 @@ __all__ = ["COMPUTE_STREAM", "MemorySample", "Span", "Timeline", "timeline_docum
 
 SCHEMA_VERSION = "1.0"
 COMPUTE_STREAM = "compute"
+_MOST_RANKS = 1_000_000
 
 
 class Span(NamedTuple):
@@ -95,16 +96,22 @@ def timeline_from_document(document: object) -> Timeline:
     if source not in ("sim", "run"):
         raise SpecError(f'source {source!r}: a timeline is from "sim" or "run"')
     ranks = document.get("ranks")
-    if type(ranks) is not int or ranks < 1:
-        raise SpecError(f"ranks {ranks!r}: a whole number >= 1")
+    if type(ranks) is not int or not 1 <= ranks <= _MOST_RANKS:
+        raise SpecError(f"ranks {str(ranks)[:40]}: a whole number from 1 to {_MOST_RANKS}")
     return Timeline(
         ranks=ranks,
         spans=tuple(_read_span(item, index, ranks) for index, item in enumerate(document["spans"])),
         memory=tuple(_read_samples(document.get("memory", []), ranks)),
         source=source,
-        run=document.get("run") or {},
-        evidence=document.get("evidence") or {},
+        run=_mapping(document.get("run"), "run"),
+        evidence=_mapping(document.get("evidence"), "evidence"),
     )
+
+
+def _mapping(value: object, what: str) -> dict[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise SpecError(f"{what}: must be an object")
+    return value or {}
 
 
 def _read_span(item: object, index: int, ranks: int) -> Span:
@@ -122,21 +129,33 @@ def _read_span(item: object, index: int, ranks: int) -> Span:
     start, end = _time(item.get("start_s"), index), _time(item.get("end_s"), index)
     if end < start:
         raise SpecError(f"span {index}: {op} ends at {end} before it starts at {start}")
-    detail = item.get("detail") or {}
+    detail = _mapping(item.get("detail"), f"span {index}: detail")
     return Span(rank, stream, op, start, end, _time(item.get("waiting_s", 0.0), index), detail)
 
 
 def _read_samples(items: object, ranks: int) -> Iterator[MemorySample]:
-    for index, item in enumerate(items if isinstance(items, list) else []):
+    if not isinstance(items, list):
+        raise SpecError("memory: must be a list of samples")
+    for index, item in enumerate(items):
         if not isinstance(item, dict) or not isinstance(item.get("bytes"), dict):
             raise SpecError(f"memory sample {index}: must be an object with 'rank', 't_s' and 'bytes'")
         rank = item.get("rank")
         if type(rank) is not int or not 0 <= rank < ranks:
             raise SpecError(f"memory sample {index}: rank {rank!r} is not one of the {ranks} ranks")
+        for category, size in item["bytes"].items():
+            if not _is_finite(size):
+                raise SpecError(f"memory sample {index}: {category} {str(size)[:40]!r} is not a finite number of bytes")
         yield MemorySample(rank, _time(item.get("t_s"), index), item["bytes"])
 
 
 def _time(value: object, index: int) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise SpecError(f"entry {index}: time {value!r} is not a finite number of seconds >= 0")
+    if not _is_finite(value) or value < 0:
+        raise SpecError(f"entry {index}: time {str(value)[:40]!r} is not a finite number of seconds >= 0")
     return float(value)
+
+
+def _is_finite(value: object) -> TypeGuard[int | float]:
+    """JSON's integers may be longer than any float."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return type(value) is int and abs(value) < 2**1000

@@ -20,6 +20,9 @@ _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; the exit code: 0 done, 1 the reader of our output went away, 2 a user error, 130 Ctrl-C."""
+    if not arguments:
+        names = (command.name or str(getattr(command.callback, "__name__", "")) for command in app.registered_commands)
+        return _fail(f"name a command: {', '.join(names)}; `parsim --help` explains them")
     try:
         code = app(list(arguments), prog_name="parsim", standalone_mode=False)
         sys.stdout.flush()
@@ -28,12 +31,20 @@ def run(arguments: Sequence[str]) -> int:
     except _ClickException as error:
         return _fail(getattr(error, "format_message", error.__str__)() or f"{' '.join(arguments)}: see --help")
     except BrokenPipeError:
-        # The reader (`| head`) is gone; keep the interpreter from flushing into the closed pipe once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_stdout()
         return 1
+    except OSError as error:
+        # Files are read and written with errors of their own; what is left is standard output.
+        _close_stdout()
+        return _fail(f"standard output cannot be written: {(error.strerror or str(error)).lower()}")
     except (KeyboardInterrupt, typer.Abort):
         return 130
     return code if isinstance(code, int) else 0
+
+
+def _close_stdout() -> None:
+    """Keep the interpreter from flushing once more into a pipe whose reader (`| head`) is gone, or a full disk."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str) -> int:

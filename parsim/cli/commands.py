@@ -10,7 +10,6 @@ __all__ = ["app"]
 app = typer.Typer(
     name="parsim",
     help="Plan the parallel layout of large-model training: step time, bubbles and memory on every rank.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

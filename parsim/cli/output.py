@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from parsim.errors import ParsimError
 from parsim.files import check_writable, write_all
 
 __all__ = ["STDOUT", "Outputs", "json_text"]
@@ -15,7 +16,10 @@ STDOUT = Path("-")
 
 def json_text(document: Mapping[str, Any]) -> str:
     """Stable JSON: keys in the order the document gives them, no NaN, the same bytes for the same values."""
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError:
+        raise ParsimError("a number of the result is too large to be written as JSON; are the inputs in SI?") from None
 
 
 class Outputs:

@@ -1,5 +1,6 @@
 """`parsim schedule`: one schedule, all of them, or a plan of the user's own, at unit times."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,15 @@ def schedule_command(
 ) -> None:
     """Play what was named, print its table, write what was asked for."""
     times = parse_times(times_text)
+    if memory_limit is not None and not 0 <= memory_limit < math.inf:
+        raise ScheduleError(f"memory limit {memory_limit:g}: a finite number of stage-activations >= 0")
     outputs = Outputs(**paths)
     if plan_path is not None:
         if name is not None:
             raise ScheduleError(f"--plan plays {plan_path}: leave out the name {name!r}")
-        return _one(play_schedule(read_plan(plan_path), times, memory_limit), outputs)
+        plan = read_plan(plan_path)
+        _check_size(plan, plan_path, pp, microbatches, stages_per_rank, group_size)
+        return _one(play_schedule(plan, times, memory_limit), outputs)
     if name is None:
         raise ScheduleError("name a schedule (`parsim list schedules`), `all`, or give --plan FILE")
     if pp is None or microbatches is None:
@@ -54,6 +59,21 @@ def read_plan(path: Path) -> Plan:
         return parse_csv(text, name=path.stem)
     except ParsimError as error:
         raise type(error)(f"{path}: {error}") from None
+
+
+def _check_size(plan: Plan, path: Path, pp: int | None, microbatches: int | None, v: int | None, g: int | None) -> None:
+    """A plan brings its own size: another one said beside it is a mistake."""
+    placement = plan.placement
+    own = {
+        "--pp": (pp, placement.ranks),
+        "--microbatches": (microbatches, plan.microbatches),
+        "--stages-per-rank": (v, placement.parts // placement.ranks),
+    }
+    for option, (said, has) in own.items():
+        if said is not None and said != has:
+            raise ScheduleError(f"{option} {said}: the plan {path} has {has}; leave the option out")
+    if g is not None:
+        raise ScheduleError(f"--group-size {g}: the plan {path} has its order already; leave the option out")
 
 
 def _one(result: ScheduleResult, outputs: Outputs) -> None:

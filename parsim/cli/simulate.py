@@ -13,6 +13,8 @@ from parsim.units import format_bytes, format_seconds
 
 __all__ = ["simulate_command"]
 
+_MOST_STEPS = 10_000  # all of them are held until the one in the middle is known
+
 
 def simulate_command(
     name: str,
@@ -33,6 +35,8 @@ def simulate_command(
 
     if engine not in get_args(Engine):
         raise SpecError(f"--engine {engine}: one of {', '.join(get_args(Engine))}")
+    if steps > _MOST_STEPS:
+        raise SpecError(f"--steps {steps}: at most {_MOST_STEPS}")
     outputs = Outputs(**paths)
     result = simulate(
         load_run(name, overrides),

@@ -93,6 +93,7 @@ def check_command(target: str | None, schema: bool) -> None:
     """Say that a run or a plan is sound, or what is wrong with it."""
     from parsim.simulation import plan_of
     from parsim.spec import Run, load_run
+    from parsim.spec.split import layers_of_parts
 
     if schema:
         print(json.dumps(Run.model_json_schema(), indent=1))
@@ -110,6 +111,7 @@ def check_command(target: str | None, schema: bool) -> None:
         return
     run = load_run(target)
     plan = plan_of(run)
+    layers_of_parts(run.layout.split, run.model.layers, plan.placement.parts)
     print(f"{target}: sound; {run.model.name} on {run.ranks} ranks, {plan.name} of {plan.microbatches} micro-batches")
     try:
         from parsim.cost.priceable import check_priceable

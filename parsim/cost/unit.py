@@ -3,7 +3,6 @@
 B is I + W and an overlapped pair F + B unless given; reductions and optimizer steps take no time.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from parsim.plan.op import Kind, Slot
 __all__ = ["UnitCost", "parse_times"]
 
 _NAMES = ("F", "I", "W", "B", "FB", "P2P")
+_LONGEST = 1e15  # sums of times stay exact enough to be told apart
 _DEFAULTS = {"F": (1.0,), "I": (1.0,), "W": (1.0,), "P2P": (0.0,)}
 
 
@@ -76,6 +76,6 @@ def parse_times(text: str) -> UnitCost:
 
 
 def _number(text: str, item: str) -> float:
-    if not re.fullmatch(r"\d+\.?\d*([eE][+-]?\d+)?|\.\d+", text) or not math.isfinite(value := float(text)):
-        raise ScheduleError(f"times: {text!r} in {item!r} is not a finite number >= 0")
+    if not re.fullmatch(r"\d+\.?\d*([eE][+-]?\d+)?|\.\d+", text) or (value := float(text)) > _LONGEST:
+        raise ScheduleError(f"times: {text!r} in {item!r} is not a finite number from 0 to {_LONGEST:g}")
     return value
