@@ -23,6 +23,8 @@ _UNSHARD, _RESHARD, _REDUCE_GRAD = Kind.UNSHARD, Kind.RESHARD, Kind.REDUCE_GRAD
 _OFFLOAD, _RELOAD, _STEP = Kind.OFFLOAD, Kind.RELOAD, Kind.STEP
 _BACKWARD = tuple(kind for kind in Kind if kind in BACKWARD)
 
+_NOBODY_PLAYS = "{op} on rank {rank} needs {need}, which no rank plays"
+
 
 def needs(op: Op, placement: Placement, present: Container[Op], microbatches_per_chain: int) -> tuple[Op, ...]:
     """The ops that must have ended before `op` may start, by the rule above.
@@ -183,7 +185,7 @@ def levels(plan: Plan, present: dict[Op, int] | None = None) -> list[list[tuple[
                 for need in needs(op, placement, present, microbatches):
                     if need not in level_of:
                         if need not in present:
-                            raise ScheduleError(f"{op} on rank {rank} needs {need}, which no rank plays")
+                            raise ScheduleError(_NOBODY_PLAYS.format(op=op, rank=rank, need=need))
                         yield need
                     level = max(level, level_of[need] + 1)
             if level == len(result):
@@ -212,13 +214,15 @@ def levels(plan: Plan, present: dict[Op, int] | None = None) -> list[list[tuple[
 
 
 def _missing(plan: Plan, rank: int, index: int, present: dict[Op, int], played: Container[Op]) -> list[Op]:
-    """What the slot needs and nobody has played."""
-    wanted = (
-        need
-        for op in plan.orders[rank][index].ops
-        for need in needs(op, plan.placement, present, plan.microbatches_per_chain)
-    )
-    return [need for need in wanted if need not in played]
+    """What the slot needs and nobody has played; ScheduleError if nobody ever would."""
+    wanted: list[Op] = []
+    for op in plan.orders[rank][index].ops:
+        for need in needs(op, plan.placement, present, plan.microbatches_per_chain):
+            if need not in present:
+                raise ScheduleError(_NOBODY_PLAYS.format(op=op, rank=rank, need=need))
+            if need not in played:
+                wanted.append(need)
+    return wanted
 
 
 def _shortest_circle(plan: Plan, cursors: list[int], waiting_for: list[list[Op]], present: dict[Op, int]) -> str:
