@@ -170,7 +170,7 @@ def _exposed(plan: Plan, cost: RooflineCost, ranks: list[list[Span]], makespan: 
     Inside an op, what its segments expose; before a STEP, waiting for gradients is "dp"; all other idle time of the
     compute stream is "pipeline"; "straggler" is the share by which everything was stretched.
     """
-    found = dict.fromkeys(("pipeline", "tp", "dp", "optimizer", "straggler"), 0.0)
+    found = dict.fromkeys(("pipeline", "tp", "cp", "ep", "dp", "optimizer", "straggler"), 0.0)
     for order, spans in zip(plan.orders, ranks, strict=True):
         for slot in order:
             if slot.first.kind is not Kind.REDUCE_GRAD:
