@@ -70,7 +70,10 @@ def schedule(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Play a pipeline schedule at unit times: makespan, bubbles, activations in flight, and a diagram."""
+    """Play a pipeline schedule at unit times.
+
+    Prints makespan, bubbles and activations in flight; draws the diagram.
+    """
     from parsim.cli.schedule import schedule_command
 
     schedule_command(
@@ -120,7 +123,10 @@ def simulate(
     trace: Trace = None,
     json: Json = None,
 ) -> None:
-    """Predict a training step: time, bubbles, and memory on every pipeline rank."""
+    """Predict a training step of a run.
+
+    Prints its time, its bubbles, where the step goes, and the memory of every pipeline rank.
+    """
     from parsim.cli.simulate import simulate_command
 
     simulate_command(
@@ -148,7 +154,10 @@ def compare(
     html: Html = None,
     json: Json = None,
 ) -> None:
-    """Compare two timelines (predicted and measured) or two results (two layouts), and name the causes."""
+    """Compare two timelines or two results.
+
+    Predicted and measured, or two layouts: names the causes that add up to the difference.
+    """
     from parsim.cli.compare import compare_command
 
     compare_command(a, b, html=html, json=json)
@@ -190,7 +199,10 @@ def check(
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a run file.")] = False,
 ) -> None:
-    """Say what is wrong with a run or a plan, without running it."""
+    """Say what is wrong with a run or a plan.
+
+    Nothing is simulated. A sound run also lists what it assumes.
+    """
     from parsim.cli.template import check_command
 
     check_command(target, schema)
