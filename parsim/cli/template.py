@@ -70,7 +70,7 @@ def init_command(model: str, cluster: str, gpus: int, out: Path, force: bool) ->
     _, _, tp, pp = min(candidates)
     dp = gpus // (tp * pp)
     text = _TEMPLATE.format(
-        path=out,
+        path="run.yaml" if out == STDOUT else out,
         model=model,
         cluster=cluster,
         nodes=gpus // node.gpus,
@@ -118,6 +118,6 @@ def check_command(target: str | None, schema: bool) -> None:
 
         check_priceable(run)
     except ParsimError as error:
-        print(f"not priced yet: {error}")
+        print(f"it cannot be simulated yet: {error}")
     if run.assumed:
-        print("assumed: " + ", ".join(run.assumed))
+        print(f"{len(run.assumed)} defaults that the run does not state: {', '.join(run.assumed)}")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from parsim.metrics import BUBBLE_DEFINITIONS
+from parsim.report.columns import print_table
 from parsim.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["print_comparison", "print_rows", "print_schedule", "print_schedules", "print_simulation"]
 
 _PIPED_WIDTH = 132
+_MOST_ROWS = 64
 _BUBBLES = {"of_makespan": "of makespan", "of_span": "of span", "over_ideal": "over ideal"}
 _SHORT = {"parameters": "params", "gradients": "grads", "communication": "comm", "temporaries": "temp"}
 
@@ -40,7 +42,7 @@ def print_schedule(document: Mapping[str, Any], console: "Console | None" = None
         ]
         for row in document["per_rank"]
     ]
-    _table(
+    print_table(
         console,
         ["rank", "busy", "idle", "span", "peak activations"],
         rows,
@@ -69,7 +71,7 @@ def print_schedules(document: Mapping[str, Any], console: "Console | None" = Non
         ]
         for one in played
     ]
-    _table(
+    print_table(
         console,
         ["schedule", "stages/rank", "makespan", *(f"bubble {name}" for name in _BUBBLES.values()), "peak activations"],
         rows,
@@ -92,7 +94,7 @@ def print_simulation(document: Mapping[str, Any], console: "Console | None" = No
             ("step time", format_seconds(step), f"{document['tokens_per_s']:,.0f} tokens/s"),
             (
                 "model FLOP/s",
-                f"{document['model_tflops_per_gpu']:.1f} TFLOP/s",
+                f"{document['model_tflops_per_gpu']:.4g} TFLOP/s",
                 f"per GPU, {document['tokens_per_s_per_gpu']:,.0f} tokens/s per GPU",
             ),
             ("MFU", f"{document['mfu']:.1%}", "model FLOP/s over the GPU's peak in the run's precision"),
@@ -109,7 +111,13 @@ def print_simulation(document: Mapping[str, Any], console: "Console | None" = No
         for cause, time in _exposed(document)
         if time
     ]
-    _table(console, ["where the step goes", "time", "of the step"], shares, "averaged over pipeline ranks", words=1)
+    print_table(
+        console,
+        ["where the step goes", "time", "of the step"],
+        shares,
+        "averaged over pipeline ranks; pipeline is idle time, tp, cp, ep and dp are communication that nothing hides",
+        words=1,
+    )
     _ranks(console, document["per_rank"], step)
     if counts := [f"{len(names)} {grade}" for grade, names in document.get("evidence", {}).items()]:
         console.print(f"evidence of the numbers: {', '.join(counts)}; --json and --html name each", style="dim")
@@ -123,18 +131,26 @@ def print_comparison(
     a, b = labels
     total = document["total"]
     ratio = "-" if total.get("ratio") is None else f"{total['ratio']:.4g}"
-    _heading(console, f"{a} and {b}", f"{total['cause'].replace('_', ' ')}: second / first = {ratio}")
-    rows = [_difference(cause["cause"], cause) for cause in [*document["causes"], total]]
-    _table(console, ["cause", a, b, "difference"], rows, "the differences add up to the last line", words=1)
+    _heading(console, f"{a} and {b}", f"{total['cause'].replace('_', ' ')}: {b} / {a} = {ratio}")
+    rows = [_difference(cause["cause"].replace("_", " "), cause) for cause in [*document["causes"], total]]
+    print_table(
+        console,
+        ["cause", a, b, "difference"],
+        rows,
+        "seconds, averaged over pipeline ranks; the differences add up to the last line",
+        words=1,
+    )
     if document.get("ops"):
         ops = [_difference(f"{op['count']} × {op['op']} on rank {op['rank']}", op) for op in document["ops"]]
-        _table(console, ["ops that differ most", a, b, "difference"], ops, "totals over micro-batches", words=1)
+        print_table(
+            console, ["ops that differ most", a, b, "difference"], ops, "seconds over all micro-batches", words=1
+        )
     if document.get("numbers"):
         numbers = [_difference(number["number"].replace("_", " "), number) for number in document["numbers"]]
-        _table(console, ["also", a, b, "difference"], numbers, words=1)
+        print_table(console, ["also", a, b, "difference"], numbers, words=1)
     if document.get("differences"):
         fields = [[row["field"], str(row["a"]), str(row["b"])] for row in document["differences"]]
-        _table(console, ["what differs", a, b], fields, words=3)
+        print_table(console, ["what differs", a, b], fields, words=3)
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]], console: "Console | None" = None) -> None:
@@ -144,13 +160,7 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]], console: "Console 
         console.print(f"no {title}", style="dim", markup=False)
         return
     columns = list(rows[0])
-    words = [name for name in columns if isinstance(rows[0][name], str) and not rows[0][name][:1].isdigit()]
-    _table(
-        console,
-        [name.replace("_", " ") for name in columns],
-        [[str(row[name]) for name in columns] for row in rows],
-        words=len(columns) if columns[-1] in words else 1,
-    )
+    print_table(console, columns, [[str(row[name]) for name in columns] for row in rows], words=1)
 
 
 def _ranks(console: "Console", ranks: Sequence[Mapping[str, Any]], step: float) -> None:
@@ -170,15 +180,17 @@ def _ranks(console: "Console", ranks: Sequence[Mapping[str, Any]], step: float) 
             str(row["peak_at"] or "-"),
             *(format_bytes(row["memory_by_category"].get(name, 0.0)) for name in categories),
         ]
-        for row in ranks
+        for row in ranks[:_MOST_ROWS]
     ]
     columns = [*(["rank"] if named else []), "pp rank", "busy", "idle", "peak", "during"]
-    _table(
+    print_table(
         console,
         [*columns, *(_SHORT.get(name, name) for name in categories)],
         rows,
         "idle: of the step; memory by category is that of the peak, first reached during the named op",
     )
+    if len(ranks) > _MOST_ROWS:
+        console.print(f"{len(ranks) - _MOST_ROWS:,} more ranks: --json has all", style="dim", markup=False)
 
 
 def _exposed(document: Mapping[str, Any]) -> list[tuple[str, float]]:
@@ -199,7 +211,15 @@ def _definitions() -> str:
 
 
 def _difference(name: str, row: Mapping[str, Any]) -> list[str]:
-    return [name, f"{row['a']:.5g}", f"{row['b']:.5g}", f"{row['delta']:+.5g}"]
+    if name.endswith(" bytes"):
+        a, b, delta = (format_bytes(row[key]) for key in ("a", "b", "delta"))
+        return [name.removesuffix(" bytes"), a, b, delta if delta.startswith("-") else f"+{delta}"]
+    return [name, _number(row["a"]), _number(row["b"]), _number(row["delta"], "+")]
+
+
+def _number(value: float, sign: str = "") -> str:
+    """Five digits, and all of those before the point."""
+    return f"{value:{sign},.0f}" if abs(value) >= 1e5 else f"{value:{sign}.5g}"
 
 
 def _size(document: Mapping[str, Any]) -> str:
@@ -248,23 +268,3 @@ def _pairs(console: "Console", rows: Iterable[tuple[str, str, str]]) -> None:
     for name, value, note in rows:
         grid.add_row(Text(name), Text(value, style="bold"), Text(note, style="dim"))
     console.print(grid)
-
-
-def _table(
-    console: "Console", columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", words: int = 0
-) -> None:
-    """A table whose first `words` columns are text; the others are numbers, flush right."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, name in enumerate(columns):
-        table.add_column(
-            Text(name), justify="left" if place < words else "right", overflow="fold", no_wrap=place >= words
-        )
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
-    if caption:
-        console.print(caption, style="dim", markup=False)

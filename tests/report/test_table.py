@@ -10,6 +10,7 @@ from rich.console import Console
 from parsim.comparison import compare
 from parsim.metrics import BUBBLE_DEFINITIONS
 from parsim.report import print_comparison, print_schedule, print_schedules, print_simulation
+from parsim.report.columns import print_table
 from parsim.timeline import Timeline
 
 BUBBLE = {"of_makespan": 3 / 11, "of_span": 0.25, "over_ideal": 0.375}
@@ -115,3 +116,16 @@ def test_a_comparison_prints_causes_that_add_up(played: Callable[..., Timeline])
     assert lines["idle"][-1] == "+0.014"
     assert "a[b].json" in text
     assert "1.133" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 132])
+def test_every_number_stands_whole_at_any_width(width: int) -> None:
+    rows = [[f"rank{rank}", *(f"{rank}{place}.25 GiB" for place in range(12)), "words " * 20] for rank in (1, 2)]
+    out = io.StringIO()
+    console = Console(file=out, width=width, highlight=False)
+    print_table(console, ["who", *(f"column {place}" for place in range(12)), "why"], rows)
+    text = out.getvalue()
+    assert all(len(line) <= width for line in text.splitlines())
+    assert all(cell in text for row in rows for cell in row[:-1])
+    assert text.count("words") == 40
+    assert all(f"column {place}" in text for place in range(12))
