@@ -1,8 +1,10 @@
 """`parsim init` and `parsim check`: a commented run file to start from, and what is wrong with one."""
 
 import json
+import re
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 from parsim.cli.output import STDOUT
 from parsim.cli.schedule import read_plan
@@ -23,7 +25,7 @@ layout:
   mesh: {{tp: {tp}, cp: 1, dp: {dp}, pp: {pp}}}   # ranks in this order, tp innermost; the product is the number of GPUs
   schedule: 1f1b             # `parsim list schedules`
   # stages_per_rank: 2       # for interleaved, looped-bfs, interleaved-zb
-  # split: ends_one_fewer    # even (default), ends_one_fewer, balanced, or layers of each part: [10, 11, 11, 10]
+  split: {split}{pad}# layers of the parts: even, ends_one_fewer, balanced, or a list such as [10, 11, 11, 10]
   micro_batch_size: 1        # sequences
   zero: 1                    # 0 none, 1 optimizer states, 3 (with fsdp: true) everything
   sequence_parallel: {sp}    # norms and dropout cut over tp as well
@@ -38,7 +40,9 @@ batch: {{sequence_length: {sequence}, global_batch_size: {batch}}}
 def init_command(model: str, cluster: str, gpus: int, out: Path, force: bool) -> None:
     """Write a template that `check` accepts, with the smallest model-parallel layout whose states fit."""
     from parsim.model.weights import parameters
-    from parsim.spec import load_cluster, load_model, load_run
+    from parsim.spec import load_cluster, load_model
+    from parsim.spec.load import run_from_document
+    from parsim.spec.yaml_reader import parse_yaml
 
     if out != STDOUT:
         check_writable([out])
@@ -57,7 +61,7 @@ def init_command(model: str, cluster: str, gpus: int, out: Path, force: bool) ->
         if tp <= node.nvlink_domain
         and spec.heads % tp == 0
         and spec.kv_heads % tp == 0
-        and spec.layers % pp == 0
+        and _split(spec.layers, pp) is not None
         and gpus % (tp * pp) == 0
         and states / (tp * pp) <= room
     ]
@@ -65,28 +69,44 @@ def init_command(model: str, cluster: str, gpus: int, out: Path, force: bool) ->
         least = -(-int(states) // int(room))
         raise LayoutError(
             f"gpus {gpus}: the states of {model} need about {least} GPUs of {node.gpu.name} in a layout that divides "
-            f"its {spec.heads} heads and {spec.layers} layers; more GPUs or another cluster would do"
+            f"its {spec.heads} heads and {spec.layers} layers (or {spec.layers + 2} with both ends); more GPUs or "
+            "another cluster would do"
         )
     _, _, tp, pp = min(candidates)
-    dp = gpus // (tp * pp)
+    dp, split = gpus // (tp * pp), _split(spec.layers, pp) or ""
     text = _TEMPLATE.format(
         path="run.yaml" if out == STDOUT else out,
-        model=model,
+        model=_plain(model),
         cluster=cluster,
         nodes=gpus // node.gpus,
         tp=tp,
         dp=dp,
         pp=pp,
+        split=split,
+        pad=" " * (20 - len(split)),
         sp=str(tp > 1).lower(),
         sequence=min(spec.max_positions or 4096, 4096),
         batch=dp * pp * _MICROBATCHES_PER_RANK,
     )
+    run_from_document(cast("dict[str, Any]", parse_yaml(text, str(out))), out.parent, where=str(out))
     if out == STDOUT:
         sys.stdout.write(text)
         return
     write_all({out: text})
-    load_run(out)
     print(f"wrote {out}")
+
+
+def _plain(text: str) -> str:
+    """As YAML reads it back: in quotes if it is more than a plain name or path."""
+    return text if re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_./-]*", text) else json.dumps(text)
+
+
+def _split(layers: int, pp: int) -> str | None:
+    """How that many layers are cut into pp parts of equal work, the embedding and the loss counting as a layer each
+    if need be; None if they are not."""
+    if layers % pp == 0:
+        return "even"
+    return "ends_one_fewer" if (layers + 2) % pp == 0 else None
 
 
 def check_command(target: str | None, schema: bool) -> None:
