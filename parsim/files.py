@@ -71,7 +71,7 @@ def check_writable(paths: Iterable[Path]) -> None:
 def write_all(contents: Mapping[Path, str | bytes]) -> None:
     """Write every file, each whole or not at all: all are staged beside their targets before the first is moved.
 
-    Raises ParsimError with the path that failed; no partial file stays behind.
+    Text is written as UTF-8, half a surrogate pair as JSON spells it. Raises ParsimError with the path that failed; no partial file stays behind.
     """
     staged: dict[Path, Path] = {}
     current = Path()
@@ -100,7 +100,7 @@ def _stage(path: Path, content: str | bytes) -> Path:
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
         mode = path.stat().st_mode & 0o777 if path.is_file() else 0o666 & ~_umask()
         temporary.chmod(mode)
     except BaseException:

@@ -3,6 +3,7 @@
 User errors go to stderr as `error: ...` with exit code 2 and no traceback; outputs are written whole or not at all.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -53,5 +54,7 @@ def _fail(message: str) -> int:
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. A terminal that cannot spell a character of a name or a table shows its code instead."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     raise SystemExit(run(sys.argv[1:]))

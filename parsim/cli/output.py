@@ -51,4 +51,14 @@ class Outputs:
         """Write what was put."""
         write_all(self._contents)
         if self._printed:
-            sys.stdout.write(self._printed)
+            _print_json(self._printed)
+
+
+def _print_json(text: str) -> None:
+    """JSON is UTF-8 whatever the terminal speaks; half a surrogate pair in a name is spelled as JSON spells it."""
+    binary = getattr(sys.stdout, "buffer", None)
+    if binary is None:
+        sys.stdout.write(text)
+    else:
+        sys.stdout.flush()
+        binary.write(text.encode(errors="backslashreplace"))

@@ -311,6 +311,31 @@ def test_compare(cli: Cli) -> None:
     assert Path("x.html").read_text().lower().startswith("<!doctype html>")
 
 
+def test_names_that_a_terminal_cannot_spell(cli: Cli) -> None:
+    """Half a surrogate pair, which JSON may spell, and a terminal that knows ASCII alone."""
+    assert cli("schedule", "1f1b", "--pp", 2, "--microbatches", 2, "--json", "x.json").code == 0
+    Path("x.json").write_text(Path("x.json").read_text().replace('"1f1b"', '"caf\\u00e9 \\ud800"'))
+    found = said_json(cli, "schedule", "--plan", "x.json")
+    assert found["schedule"] == "caf\u00e9 \ud800"
+    command = [sys.executable, "-c", "from parsim.cli import main; main()", "schedule", "--plan", "x.json"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONIOENCODING": "ascii"}
+    written = [*command, "--html", "x.html", "--json", "again.json"]
+    done = subprocess.run(written, env=environment, capture_output=True, timeout=60)
+    assert plain_json(Path("again.json").read_text("utf-8")) == found
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(rb"caf\xe9 \ud800: 2 pipeline ranks")
+    done = subprocess.run([*command, "--json", "-"], env=environment, capture_output=True, timeout=60)
+    assert plain_json(done.stdout.decode("utf-8")) == found
+
+
+def test_two_files_of_one_name(cli: Cli) -> None:
+    Path("sub").mkdir()
+    assert cli("simulate", "run.yaml", "--json", "a.json").code == 0
+    assert cli("simulate", "run.yaml", "--json", "sub/a.json").code == 0
+    assert "sub/a.json / a.json = 1" in cli("compare", "a.json", "sub/a.json").out
+    assert "a.json (second) / a.json (first) = 1" in cli("compare", "a.json", "a.json").out
+
+
 # -- list, init, check
 
 
