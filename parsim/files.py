@@ -19,10 +19,11 @@ def read_text(path: Path, what: str = "file") -> str:
     try:
         if path.is_dir():
             raise ParsimError(f"{path} is a directory, not a {what}")
-        size = path.stat().st_size
-        if size > _LARGEST_TEXT:
-            raise ParsimError(f"{path} has {size} bytes: a {what} may have at most {_LARGEST_TEXT}")
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            data = stream.read(_LARGEST_TEXT + 1)  # a device may never end
+        if len(data) > _LARGEST_TEXT:
+            raise ParsimError(f"{path}: a {what} has at most {_LARGEST_TEXT // 2**20} MiB")
+        return data.decode("utf-8-sig")
     except FileNotFoundError:
         raise ParsimError(f"{path}: no such {what}") from None
     except UnicodeDecodeError as error:
@@ -71,7 +72,8 @@ def check_writable(paths: Iterable[Path]) -> None:
 def write_all(contents: Mapping[Path, str | bytes]) -> None:
     """Write every file, each whole or not at all: all are staged beside their targets before the first is moved.
 
-    Text is written as UTF-8, half a surrogate pair as JSON spells it. Raises ParsimError with the path that failed; no partial file stays behind.
+    Text is written as UTF-8, half a surrogate pair as JSON spells it. Raises ParsimError with the path that failed; no
+    partial file stays behind.
     """
     staged: dict[Path, Path] = {}
     current = Path()

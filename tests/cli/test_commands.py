@@ -107,6 +107,12 @@ def test_a_plan_written_is_a_plan_read(cli: Cli, name: str) -> None:
         assert Path("again.csv").read_bytes() == Path("plan.csv").read_bytes()
 
 
+def test_a_plan_as_spreadsheets_write_it(cli: Cli) -> None:
+    """With a byte-order mark, and lines that end as on Windows."""
+    Path("plan.csv").write_bytes(b"\xef\xbb\xbf0F0,0F1,0B0,0B1\r\n1F0,1B0,1F1,1B1\r\n")
+    assert said_json(cli, "schedule", "--plan", "plan.csv")["microbatches"] == 2
+
+
 def test_schedule_all(cli: Cli) -> None:
     found = said_json(cli, "schedule", "all", "--pp", 3, "--microbatches", 6)
     assert {one["schedule"] for one in found["schedules"]} | {one["schedule"] for one in found["refused"]} == set(
