@@ -17,6 +17,7 @@ __all__ = ["COMPUTE_STREAM", "MemorySample", "Span", "Timeline", "timeline_docum
 SCHEMA_VERSION = "1.0"
 COMPUTE_STREAM = "compute"
 _MOST_RANKS = 1_000_000
+_MOST_BYTES = 2.0**60
 
 
 class Span(NamedTuple):
@@ -143,8 +144,8 @@ def _read_samples(items: object, ranks: int) -> Iterator[MemorySample]:
         if type(rank) is not int or not 0 <= rank < ranks:
             raise SpecError(f"memory sample {index}: rank {rank!r} is not one of the {ranks} ranks")
         for category, size in item["bytes"].items():
-            if not _is_finite(size):
-                raise SpecError(f"memory sample {index}: {category} {str(size)[:40]!r} is not a finite number of bytes")
+            if not _is_finite(size) or not 0 <= size <= _MOST_BYTES:
+                raise SpecError(f"memory sample {index}: {category} {str(size)[:40]!r} is not a number of bytes")
         yield MemorySample(rank, _time(item.get("t_s"), index), item["bytes"])
 
 

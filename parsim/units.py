@@ -36,7 +36,7 @@ def parse_quantity(value: object, unit: str) -> float:
     """
     known = _UNITS[unit]
     if isinstance(value, int | float) and not isinstance(value, bool):
-        number, factor = float(value), 1.0
+        number, factor = float(value) if abs(value) < 1e300 else math.inf, 1.0
     elif isinstance(value, str):
         match = _QUANTITY.match(value)
         if match is None:

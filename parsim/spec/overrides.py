@@ -61,7 +61,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         else:
             result[key] = value
             changed[key] = _STATED
-    if "evidence" in base and isinstance(base["evidence"], Mapping):
+    if "evidence" in base and isinstance(result["evidence"], Mapping):
         changed = {path: stated for path, stated in changed.items() if path not in ("evidence", "name")}
         changed = {path: stated for path, stated in changed.items() if not path.startswith("evidence.")}
         result["evidence"] = {**result["evidence"], **changed}

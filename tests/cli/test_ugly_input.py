@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 Refused = Callable[[Sequence[object]], str]
 PLAY = ("schedule", "1f1b", "--pp", 4, "--microbatches", 8)
@@ -135,6 +136,8 @@ CHANGES: list[tuple[str, str, str]] = [
     ("schedule: 1f1b", "schedule: interleaved\n  stages_per_rank: 3", "8"),
     ("hidden: 256", "hidden: 80 lightyears", "hidden"),
     ("name: dgx-h100, nodes: 1", "name: dgx-h100, nodes: 1, node: {gpu: {memory_bytes: 80 lightyears}}", "lightyears"),
+    ("nodes: 1", "nodes: 1, evidence: x", "evidence"),
+    ("nodes: 1", "nodes: 1, node: {gpu: {memory_bytes: .inf}}", "memory_bytes"),
     ("name: dgx-h100", "name: dgx-h10", "did you mean dgx-h100"),
     ("tp: 2, dp: 2", "tp: 3, dp: 2", "tp"),
     ("heads: 8", "heads: 7", "heads"),
@@ -287,6 +290,8 @@ def test_a_plan_that_deadlocks(refused: Refused) -> None:
         ),
         {**SOUND, "spans": [SPAN], "memory": [{}]},
         {**SOUND, "spans": [SPAN], "memory": [{"rank": 0, "t_s": 0, "bytes": {"parameters": "x"}}]},
+        {**SOUND, "spans": [SPAN], "memory": [{"rank": 0, "t_s": 0, "bytes": {"parameters": 1e300}}]},
+        {**SOUND, "spans": [SPAN], "memory": [{"rank": 0, "t_s": 0, "bytes": {"parameters": -1}}]},
         {**SOUND, "spans": [SPAN], "memory": 3},
         {**SOUND, "spans": [SPAN], "run": [1]},
         {**SOUND, "spans": [SPAN], "evidence": "x"},
@@ -375,3 +380,11 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     done = shell("parsim list models --json - > /dev/full", tmp_path)
     assert done.returncode == 2
     assert done.stderr == "error: standard output cannot be written: no space left on device\n"
+
+
+def test_a_quantity_longer_than_any_float(refused: Refused) -> None:
+    """JSON, unlike YAML, spells numbers of any length."""
+    document = yaml.safe_load(Path("run.yaml").read_text())
+    document["cluster"]["node"] = {"gpu": {"memory_bytes": 10**400}}
+    Path("run.json").write_text(json.dumps(document))
+    assert "memory_bytes" in refused(("simulate", "./run.json"))
