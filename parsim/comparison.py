@@ -16,6 +16,7 @@ from parsim.timeline import COMPUTE_STREAM, Span, Timeline, timeline_from_docume
 __all__ = ["Comparison", "Difference", "compare", "compare_results", "compare_timelines", "parse_recording"]
 
 SCHEMA_VERSION = "1.0"
+_LARGEST = 1e300
 _MOST_OPS = 20
 _NUMBERS = ("tokens_per_s", "model_tflops_per_gpu", "mfu", "peak_memory_bytes")
 
@@ -78,7 +79,7 @@ def parse_recording(text: str) -> Timeline | dict[str, Any]:
         and _is_numbers(document.get("exposed_s"))
     ):
         return document
-    raise SpecError("neither a timeline (key 'spans') nor a result (keys 'step_time_s' and 'exposed_s')")
+    raise SpecError("neither a timeline (key 'spans') nor a result (finite 'step_time_s' and 'exposed_s')")
 
 
 def compare(a: Timeline | Mapping[str, Any], b: Timeline | Mapping[str, Any]) -> Comparison:
@@ -172,7 +173,8 @@ def _differences(a: Any, b: Any, path: str = "") -> Iterable[tuple[str, Any, Any
 
 
 def _is_number(*values: object) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    """Whether all are numbers that sums and differences of a few stay finite of."""
+    return all(type(value) in (int, float) and abs(value) < _LARGEST for value in values)  # type: ignore[arg-type]
 
 
 def _is_numbers(value: object) -> bool:
