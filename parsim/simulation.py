@@ -5,6 +5,7 @@ bubbles, exposed times by cause, memory on every pipeline rank. Ranks that are a
 all replicas; jitter, slow ranks or `every_rank` unfold the data-parallel replicas into lanes of their own.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
@@ -101,14 +102,16 @@ def _stretched(priced: Prices, factor: float) -> Prices:
 
 def _slow_lanes(run: Run, slow_ranks: Mapping[int, float]) -> dict[tuple[int, int], float]:
     """Factors by (lane, pipeline rank); the ranks of a tp group advance together, at the pace of the slowest."""
-    mesh, found = run.layout.mesh, dict[tuple[int, int], float]()
+    mesh, named = run.layout.mesh, dict[tuple[int, int], list[float]]()
     for rank, factor in slow_ranks.items():
         if not 0 <= rank < mesh.size:
             raise SpecError(f"slow rank {rank}: the run has ranks 0 to {mesh.size - 1}")
+        if not 0 < factor < math.inf:
+            raise SpecError(f"slow rank {rank}: the factor must be finite and more than 0, not {factor:g}")
         at = coordinates(mesh, rank)
-        key = (_lane(mesh, at), at.pp)
-        found[key] = max(found.get(key, 0.0), factor)
-    return found
+        named.setdefault((_lane(mesh, at), at.pp), []).append(factor)
+    # Whoever is not named runs at factor 1: one fast rank does not speed up its group.
+    return {key: max(factors + [1.0] * (len(factors) < mesh.tp)) for key, factors in named.items()}
 
 
 def _lane(mesh: Mesh, at: Coordinates) -> int:
@@ -172,10 +175,14 @@ def _exposed(plan: Plan, cost: RooflineCost, ranks: list[list[Span]], makespan: 
     """
     found = dict.fromkeys(("pipeline", "tp", "cp", "ep", "dp", "optimizer", "straggler"), 0.0)
     for order, spans in zip(plan.orders, ranks, strict=True):
+        lasted = {span.op: span.end_s - span.start_s for span in spans}
         for slot in order:
             if slot.first.kind is not Kind.REDUCE_GRAD:
+                # Noise stretches what an op exposes like the rest of it.
+                clean = cost.seconds(slot) * cost.straggler
+                factor = lasted[slot.first] / clean if clean else 1.0
                 for cause, seconds in cost.exposed_seconds(slot).items():
-                    found[cause] = found.get(cause, 0.0) + seconds
+                    found[cause] = found.get(cause, 0.0) + seconds * factor
         waiting = sum(span.waiting_s for span in spans if span.op.kind is Kind.STEP) / cost.straggler
         found["dp"] += waiting
         found["pipeline"] += (makespan - busy_seconds(spans)) / cost.straggler - waiting
@@ -194,4 +201,4 @@ def _every_rank(run: Run, played: Played) -> Iterator[RankRow]:
     for rank in range(mesh.size):
         at = coordinates(mesh, rank)
         seconds = busy[_lane(mesh, at)][at.pp]
-        yield RankRow(at.pp, seconds, makespan - seconds, rank)
+        yield RankRow(at.pp, seconds, max(makespan - seconds, 0.0), rank)
