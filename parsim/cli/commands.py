@@ -15,11 +15,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Html = Annotated[Path | None, typer.Option(metavar="FILE", help="One offline page with the diagram and the numbers.")]
-Png = Annotated[Path | None, typer.Option(metavar="FILE", help="The diagram as a picture (extra [png], and a Chrome).")]
-Trace = Annotated[Path | None, typer.Option(metavar="FILE", help="Chrome/Perfetto trace.")]
+# Outputs need not be readable: /dev/stdout may be a pipe of another user.
+Html = Annotated[
+    Path | None, typer.Option(metavar="FILE", readable=False, help="One offline page with the diagram and the numbers.")
+]
+Png = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", readable=False, help="The diagram as a picture (extra [png], and a Chrome)."),
+]
+Trace = Annotated[Path | None, typer.Option(metavar="FILE", readable=False, help="Chrome/Perfetto trace.")]
 Json = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="The numbers as JSON; - for standard output.")
+    Path | None,
+    typer.Option("--json", metavar="FILE", readable=False, help="The numbers as JSON; - for standard output."),
 ]
 
 
@@ -66,7 +73,8 @@ def schedule(
     png: Png = None,
     trace: Trace = None,
     csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The plan as PyTorch writes it, compute ops only.")
+        Path | None,
+        typer.Option(metavar="FILE", readable=False, help="The plan as PyTorch writes it, compute ops only."),
     ] = None,
     json: Json = None,
 ) -> None:
@@ -116,7 +124,8 @@ def simulate(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the jitter (default: the run's).")] = None,
     timeline: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The recording as JSON: every op, memory over time.")
+        Path | None,
+        typer.Option(metavar="FILE", readable=False, help="The recording as JSON: every op, memory over time."),
     ] = None,
     html: Html = None,
     png: Png = None,
@@ -182,7 +191,7 @@ def init(
     cluster: Annotated[str, typer.Option(help="A cluster of `parsim list clusters`.")] = "dgx-h100",
     gpus: Annotated[int, typer.Option(help="How many GPUs.")] = 512,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="Where to write the template; - for standard output.")
+        Path, typer.Option(metavar="FILE", readable=False, help="Where to write the template; - for standard output.")
     ] = Path("run.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
 ) -> None:
