@@ -139,7 +139,7 @@ def _read(
 ) -> StepResult:
     """What the recording of the slowest lane says, and with `every_rank` the use of every rank."""
     program = played.program
-    slowest = int(played.makespans.argmax())
+    slowest = _slowest_lane(played)
     evidence = _evidence(run, cost)
     timeline = recording(program, played, lane=slowest, run=run.document(), evidence=evidence)
     rows_of_ranks = timeline.by_rank()
@@ -165,6 +165,15 @@ def _read(
         lanes=played.lanes,
         evidence=evidence,
     )
+
+
+def _slowest_lane(played: Played) -> int:
+    """The lane that ends last. Lanes that a reduction joined end together: then the one that worked longest, for
+    whom the others waited.
+    """
+    ends = played.makespans
+    last = [lane for lane in range(played.lanes) if ends[lane] >= ends.max() * (1 - 1e-12)]
+    return last[0] if len(last) == 1 else max(last, key=lambda lane: sum(played.busy(lane)))
 
 
 def _exposed(plan: Plan, cost: RooflineCost, ranks: list[list[Span]], makespan: float) -> dict[str, float]:

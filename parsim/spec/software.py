@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, PlainValidator, WithJsonSchema, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    PlainSerializer,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
 
 from parsim.spec.base import Count, Flag, Name, Spec
 
@@ -74,6 +82,7 @@ def _graphs(value: Any) -> str | tuple[str, ...]:
 CudaGraphs = Annotated[
     str | tuple[str, ...],
     PlainValidator(_graphs),
+    PlainSerializer(lambda graphs: graphs),  # else pydantic serialises a tuple twice, and warns of its own list
     WithJsonSchema(
         {"anyOf": [{"enum": ["none", "full", "full_iteration"]}, {"type": "array", "items": {"type": "string"}}]}
     ),

@@ -7,7 +7,7 @@ embedding, t a layer, m an MTP layer, L the loss and | a border between parts: "
 import re
 from typing import Annotated, Any
 
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from parsim.errors import LayoutError
 
@@ -40,6 +40,7 @@ def _read(value: Any) -> str | tuple[int, ...]:
 Split = Annotated[
     str | tuple[int, ...],
     PlainValidator(_read),
+    PlainSerializer(lambda split: split),  # else pydantic serialises a tuple twice, and warns of its own list
     WithJsonSchema(
         {
             "anyOf": [
