@@ -15,7 +15,16 @@ from dataclasses import dataclass
 
 from parsim.spec import Run
 
-__all__ = ["Entry", "Tokens", "embedding_ledger", "head_ledger", "layer_ledger", "tokens_of", "total"]
+__all__ = [
+    "Entry",
+    "Tokens",
+    "embedding_ledger",
+    "every_second_matmul_bytes",
+    "head_ledger",
+    "layer_ledger",
+    "tokens_of",
+    "total",
+]
 
 # Bytes per logit of the loss: peak in the forward, held until the backward, peak in the backward. Counted in the
 # frameworks' sources: Megatron's vocabulary-parallel loss works in place, TE's fused one writes the gradient in place.
@@ -75,6 +84,17 @@ def layer_ledger(run: Run) -> tuple[Entry, ...]:
     return (*_attention(run, tokens_of(run)), *_mlp(run, tokens_of(run)))
 
 
+def every_second_matmul_bytes(run: Run) -> float:
+    """What a layer saves under torchtitan's selective op recomputation, which keeps the attention and the result of
+    every second matmul: block input, q, v, attention out, log-sum-exp, fc1's first half; eager also fc2's result.
+    """
+    at, model = tokens_of(run), run.model
+    query, value = model.heads * model.head_dim / at.tp, max(model.kv_heads / at.tp, 1) * model.head_dim
+    statistics = 4 * at.sequence * at.sequences * model.heads / at.tp
+    inputs = 2 if run.software.ops == "eager" else 1
+    return inputs * _hidden(run, at) / at.sp + at.column * (2 * query + value + model.ffn / at.tp) + statistics
+
+
 def _attention(run: Run, at: Tokens) -> tuple[Entry, ...]:
     model, software = run.model, run.software
     u, t, hidden, word = at.column, at.tp, _hidden(run, at), at.word
@@ -84,7 +104,7 @@ def _attention(run: Run, at: Tokens) -> tuple[Entry, ...]:
     if software.attention == "unfused":
         dropped = word + 1 if software.attention_dropout else 0  # the result, and a mask of one byte
         core = Entry("attention", u * query + (word + dropped) * scores, backward=3 * word * scores)
-        if run.layout.recompute.mode == "selective":
+        if "core_attn" in run.layout.recompute.modules:
             core = Entry(
                 "attention", u * query, forward=(word + dropped) * scores, backward=(4 * word + dropped) * scores
             )

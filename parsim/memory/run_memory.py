@@ -3,7 +3,14 @@
 from functools import cache
 
 from parsim.errors import LayoutError
-from parsim.memory.ledger import Entry, embedding_ledger, head_ledger, layer_ledger, tokens_of
+from parsim.memory.ledger import (
+    Entry,
+    embedding_ledger,
+    every_second_matmul_bytes,
+    head_ledger,
+    layer_ledger,
+    tokens_of,
+)
 from parsim.memory.replay import RankMemory, replay
 from parsim.memory.stage import StageActivations, scan
 from parsim.memory.states import framework_buffers, state_bytes
@@ -65,6 +72,8 @@ def _stage(run: Run, layers: tuple[int, ...], part: int) -> StageActivations:
     layer_input = at.column * run.model.hidden / at.sp
     units: list[tuple[Entry, ...]] = [layer] * count
     inputs: list[float | None] = [layer_input] * recomputed + [None] * (count - recomputed)
+    if "every_second_matmul" in recompute.modules:
+        inputs = [every_second_matmul_bytes(run)] * count
     if part == 0:
         units, inputs = [embedding_ledger(run), *units], [None, *inputs]
     if part == len(layers) - 1:
