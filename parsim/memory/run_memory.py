@@ -32,14 +32,17 @@ def memory_of(run: Run, plan: Plan) -> tuple[RankMemory, ...]:
     layers = run.layers_of_parts(plan.placement.parts)
 
     @cache
-    def activations(part: int) -> StageActivations:
-        return _stage(run, layers, part)
+    def activations(part: int, recomputed: int) -> StageActivations:
+        return _stage(run, layers, part, recomputed)
 
     result = []
     for rank, order in enumerate(plan.orders):
         stages = plan.placement.stages_of(rank)
         parts = [plan.placement.part_of[stage] for stage in stages]
-        by_stage = {stage: activations(part) for stage, part in zip(stages, parts, strict=True)}
+        recomputed = _recomputed(run, [layers[part] for part in parts])
+        by_stage = {
+            stage: activations(part, count) for stage, part, count in zip(stages, parts, recomputed, strict=True)
+        }
         result.append(replay(rank, order, by_stage, _persistent(run, layers, parts)))
     return tuple(result)
 
@@ -62,13 +65,19 @@ def _refuse_unknown(run: Run) -> None:
             raise LayoutError(f"{what} not in the memory ledger yet; a dense model without it would do")
 
 
-def _stage(run: Run, layers: tuple[int, ...], part: int) -> StageActivations:
+def _recomputed(run: Run, layers: list[int]) -> list[int]:
+    """Layers recomputed in full on each stage of a rank: `recompute.layers` of the rank, its first stages' first."""
+    recompute = run.layout.recompute
+    if recompute.mode != "full":
+        return [0] * len(layers)
+    left = sum(layers) if recompute.layers is None else recompute.layers
+    return [max(0, min(count, left - sum(layers[:stage]))) for stage, count in enumerate(layers)]
+
+
+def _stage(run: Run, layers: tuple[int, ...], part: int, recomputed: int) -> StageActivations:
     """One part's units in forward order: embedding, layers, head; recomputed layers keep their input alone."""
     recompute, at = run.layout.recompute, tokens_of(run)
     layer, count = layer_ledger(run), layers[part]
-    recomputed = 0
-    if recompute.mode == "full":
-        recomputed = count if recompute.layers is None else min(recompute.layers, count)
     layer_input = at.column * run.model.hidden / at.sp
     units: list[tuple[Entry, ...]] = [layer] * count
     inputs: list[float | None] = [layer_input] * recomputed + [None] * (count - recomputed)
