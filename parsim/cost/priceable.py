@@ -75,15 +75,15 @@ def check_priceable(run: Run) -> None:
     """LayoutError that names the first rule `run` breaks: the field, its value, the value that would do."""
     for rule in RULES:
         if rule.breaks(run):
-            raise LayoutError(
-                f"{rule.field} {_value(run, rule.field)}: the cost model cannot price it; {rule.would_do} would do"
-            )
+            value = _value(run, rule.field)
+            raise LayoutError(f"{rule.field}{value}: the cost model cannot price this yet; {rule.would_do} would do")
 
 
 def _value(run: Run, field: str) -> str:
+    """A field's value as it follows its name in a message."""
     value: object = run
     for name in field.split("."):
         value = getattr(value, name)
     if hasattr(value, "model_dump"):
-        return "given"
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
+        return ""  # a part of the specification: that it is there is what matters
+    return " " + (", ".join(map(str, value)) if isinstance(value, tuple) else str(value).lower())

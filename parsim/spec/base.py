@@ -17,8 +17,8 @@ LARGEST_COUNT = 10**9
 Count = Annotated[int, Field(strict=True, ge=1, le=LARGEST_COUNT)]
 """A whole number from 1 on; 1.0, True and "1" are refused."""
 AtLeastZero = Annotated[int, Field(strict=True, ge=0, le=LARGEST_COUNT)]
-Share = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
-"""A part of a whole, above 0 and up to 1."""
+Share = Annotated[float, Field(strict=True, ge=0.001, le=1, allow_inf_nan=False)]
+"""A part of a whole, from a thousandth up to 1."""
 Flag = Annotated[bool, Field(strict=True)]
 Name = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200)]
 
