@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from parsim.cli.drawing import Drawing, bubble_facts, put_recording
 from parsim.cli.output import Outputs, json_text
 from parsim.cost.unit import UnitCost, parse_times
 from parsim.errors import ParsimError, ScheduleError
@@ -78,16 +79,9 @@ def _check_size(plan: Plan, path: Path, pp: int | None, microbatches: int | None
 
 def _one(result: ScheduleResult, outputs: Outputs) -> None:
     document = result.document()
-    if outputs.wants("json"):
-        outputs.put("json", json_text(document))
     if outputs.wants("csv"):
         outputs.put("csv", write_csv(result.plan))
-    if outputs.wants("trace"):
-        from parsim.report import trace
-
-        outputs.put("trace", json_text(trace(result.timeline)))
-    if outputs.wants("html") or outputs.wants("png"):
-        _draw(result, outputs)
+    put_recording(outputs, document, result.timeline, _drawing(result))
     outputs.write()
     if not outputs.quiet:
         from parsim.report import print_schedule
@@ -95,35 +89,19 @@ def _one(result: ScheduleResult, outputs: Outputs) -> None:
         print_schedule(document)
 
 
-def _draw(result: ScheduleResult, outputs: Outputs) -> None:
-    from parsim.report import gantt, page, png_bytes
-
-    title = _title(result)
-    if outputs.wants("html"):
-        outputs.put("html", page(result.timeline, title=title, facts=_facts(result), unit="units"))
-    if outputs.wants("png"):
-        outputs.put("png", png_bytes(gantt(result.timeline, title=title, facts=_facts(result), unit="units")))
-
-
-def _title(result: ScheduleResult) -> str:
-    placement = result.plan.placement
-    return f"{result.plan.name}: {placement.ranks} pipeline ranks, {result.plan.microbatches} micro-batches"
-
-
-def _facts(result: ScheduleResult) -> list[tuple[str, str, str]]:
-    bubble = result.bubble
-    definitions = BUBBLE_DEFINITIONS
-    return [
-        ("makespan", f"{result.makespan:g}", f"ideal {bubble.ideal:g}: the work of the busiest rank"),
-        ("bubble of the makespan", f"{bubble.of_makespan:.2%}", definitions["of_makespan"]),
-        ("bubble of the span", f"{bubble.of_span:.2%}", definitions["of_span"]),
-        ("over ideal", f"{bubble.over_ideal:.2%}", definitions["over_ideal"]),
-        (
-            "activations in flight",
-            f"{max(result.peak_activations)}",
-            "most stage-activations on one rank, from F to B or W",
-        ),
-    ]
+def _drawing(result: ScheduleResult) -> Drawing:
+    plan, bubble = result.plan, result.bubble
+    in_flight = "most stage-activations on one rank, from F to B or W"
+    return Drawing(
+        title=f"{plan.name}: {plan.placement.ranks} pipeline ranks, {plan.microbatches} micro-batches",
+        facts=[
+            ("makespan", f"{result.makespan:g}", f"ideal {bubble.ideal:g}: the work of the busiest rank"),
+            *bubble_facts(bubble),
+            ("over ideal", f"{bubble.over_ideal:.2%}", BUBBLE_DEFINITIONS["over_ideal"]),
+            ("activations in flight", f"{max(result.peak_activations)}", in_flight),
+        ],
+        unit="units",
+    )
 
 
 def _all(

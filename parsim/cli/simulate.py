@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import get_args
 
+from parsim.cli.drawing import Drawing, bubble_facts, put_recording
 from parsim.cli.output import Outputs, json_text
 from parsim.cli.schedule import read_plan
 from parsim.errors import SpecError
-from parsim.metrics import BUBBLE_DEFINITIONS
 from parsim.step_result import StepResult
 from parsim.timeline import timeline_document
 from parsim.units import format_bytes, format_seconds
@@ -49,16 +49,9 @@ def simulate_command(
         seed=seed,
     )
     document = result.document()
-    if outputs.wants("json"):
-        outputs.put("json", json_text(document))
     if outputs.wants("timeline"):
         outputs.put("timeline", json_text(timeline_document(result.timeline)))
-    if outputs.wants("trace"):
-        from parsim.report import trace
-
-        outputs.put("trace", json_text(trace(result.timeline)))
-    if outputs.wants("html") or outputs.wants("png"):
-        _draw(result, outputs)
+    put_recording(outputs, document, result.timeline, _drawing(result))
     outputs.write()
     if not outputs.quiet:
         from parsim.report import print_simulation
@@ -77,21 +70,21 @@ def _slow_ranks(items: tuple[str, ...]) -> dict[int, float]:
     return found
 
 
-def _draw(result: StepResult, outputs: Outputs) -> None:
-    from parsim.report import Section, gantt, page, png_bytes
-
-    run = result.run
-    title = f"{run.model.name} on {run.ranks:,} × {run.cluster.node.gpu.name}"
-    facts, capacity = _facts(result), result.gpu_memory_bytes
-    if outputs.wants("html"):
-        shares = Section(
-            "Where the step goes", ("cause", "time", "share"), _shares(result), "Mean over pipeline ranks."
-        )
-        outputs.put(
-            "html", page(result.timeline, title=title, facts=facts, sections=(shares,), capacity_bytes=capacity)
-        )
-    if outputs.wants("png"):
-        outputs.put("png", png_bytes(gantt(result.timeline, title=title, facts=facts, capacity_bytes=capacity)))
+def _drawing(result: StepResult) -> Drawing:
+    run, size = result.run, format_bytes(result.gpu_memory_bytes)
+    rate = f"{result.model_tflops_per_gpu:.0f} TFLOP/s per GPU of model FLOP, attention over the full square"
+    memory = f"allocated; {'fits' if result.fits else 'does not fit'} in {size}"
+    return Drawing(
+        title=f"{run.model.name} on {run.ranks:,} × {run.cluster.node.gpu.name}",
+        facts=[
+            ("step time", format_seconds(result.step_time_s), f"{result.tokens_per_s:,.0f} tokens/s"),
+            ("MFU", f"{result.mfu:.1%}", rate),
+            *bubble_facts(result.bubble),
+            ("peak memory", format_bytes(result.peak_memory_bytes), memory),
+        ],
+        capacity_bytes=result.gpu_memory_bytes,
+        table=("Where the step goes", ("cause", "time", "share"), _shares(result), "Mean over pipeline ranks."),
+    )
 
 
 def _shares(result: StepResult) -> list[tuple[str, str, str]]:
@@ -100,18 +93,4 @@ def _shares(result: StepResult) -> list[tuple[str, str, str]]:
         (cause, format_seconds(seconds), f"{seconds / result.step_time_s:.1%}")
         for cause, seconds in sorted(causes.items(), key=lambda item: -item[1])
         if seconds
-    ]
-
-
-def _facts(result: StepResult) -> list[tuple[str, str, str]]:
-    definitions, found = BUBBLE_DEFINITIONS, result.bubble
-    fits = "fits" if result.fits else "does not fit"
-    step, peak, size = result.step_time_s, result.peak_memory_bytes, result.gpu_memory_bytes
-    rate = f"{result.model_tflops_per_gpu:.0f} TFLOP/s per GPU of model FLOP, attention over the full square"
-    return [
-        ("step time", format_seconds(step), f"{result.tokens_per_s:,.0f} tokens/s"),
-        ("MFU", f"{result.mfu:.1%}", rate),
-        ("bubble of the makespan", f"{found.of_makespan:.2%}", definitions["of_makespan"]),
-        ("bubble of the span", f"{found.of_span:.2%}", definitions["of_span"]),
-        ("peak memory", format_bytes(peak), f"allocated; {fits} in {format_bytes(size)}"),
     ]
