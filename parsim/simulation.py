@@ -55,12 +55,14 @@ def simulate(
     priced = _stretched(prices(program, cost), cost.straggler)
     noise = Noise(jitter, _slow_lanes(run, slow_ranks or {}), run.seed if seed is None else seed)
     lanes = run.layout.mesh.dp * run.layout.mesh.cp if every_rank or not noise.silent else 1
-    takes = []
-    for step in range(steps):
+
+    def take(step: int) -> Played:
         multipliers = None if lanes == 1 and noise.silent else noise.multipliers(program, lanes, step)
-        takes.append(_PLAYERS[engine](program, priced, multipliers, join=lanes))
-    times = tuple(take.makespan for take in takes)
-    middle = takes[sorted(range(steps), key=times.__getitem__)[(steps - 1) // 2]]
+        return _PLAYERS[engine](program, priced, multipliers, join=lanes)
+
+    # Only times are kept of all steps; the one in the middle is played once more, the same by its seed.
+    times = tuple(take(step).makespan for step in range(steps))
+    middle = take(sorted(range(steps), key=times.__getitem__)[(steps - 1) // 2])
     return _read(run, cost, memory, middle, times, every_rank)
 
 
