@@ -60,10 +60,11 @@ def simulate(
         multipliers = None if lanes == 1 and noise.silent else noise.multipliers(program, lanes, step)
         return _PLAYERS[engine](program, priced, multipliers, join=lanes)
 
-    # Only times are kept of all steps; the one in the middle is played once more, the same by its seed.
-    times = tuple(take(step).makespan for step in range(steps))
-    middle = take(sorted(range(steps), key=times.__getitem__)[(steps - 1) // 2])
-    return _read(run, cost, memory, middle, times, every_rank)
+    # Of further steps only the times are kept; the one in the middle is played again, the same by its seed.
+    first = take(0)
+    times = (first.makespan, *(take(step).makespan for step in range(1, steps)))
+    middle = sorted(range(steps), key=times.__getitem__)[(steps - 1) // 2]
+    return _read(run, cost, memory, take(middle) if middle else first, times, every_rank)
 
 
 def plan_of(run: Run, plan: Plan | None = None) -> Plan:

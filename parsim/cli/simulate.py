@@ -13,7 +13,7 @@ from parsim.units import format_bytes, format_seconds
 
 __all__ = ["simulate_command"]
 
-_MOST_STEPS = 10_000  # all of them are held until the one in the middle is known
+_MOST_STEPS = 10_000  # beyond it percentiles tell nothing new
 
 
 def simulate_command(
