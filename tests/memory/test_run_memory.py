@@ -1,0 +1,186 @@
+"""Memory of whole runs: published peaks, closed forms of papers, and what must hold for every schedule."""
+
+from typing import Any
+
+import pytest
+
+from parsim.errors import LayoutError, ParsimError
+from parsim.memory import memory_of, memory_samples
+from parsim.metrics import activation_peaks
+from parsim.plan import COMPUTE, Kind
+from parsim.schedules import build, names
+from parsim.simulation import simulate
+from parsim.spec import Run, run_from_document
+
+GIB = 2**30
+LLAMA_70B: dict[str, Any] = {
+    "name": "llama-70b-shapes",
+    "layers": 12,
+    "hidden": 8192,
+    "heads": 64,
+    "kv_heads": 8,
+    "head_dim": 128,
+    "ffn": 28672,
+    "vocab": 128256,
+    "gated_mlp": True,
+    "norm": "rms",
+    "positions": "rope",
+    "max_positions": 131072,
+    "tied_embeddings": False,
+}
+LLAMA_405B = {**LLAMA_70B, "layers": 4, "hidden": 16384, "heads": 128, "kv_heads": 16, "ffn": 53248}
+TINY = {**LLAMA_70B, "layers": 16, "hidden": 256, "heads": 8, "kv_heads": 8, "head_dim": 32, "ffn": 512, "vocab": 1024}
+
+
+def make(model: dict[str, Any], mesh: dict[str, int], m: int = 8, sequence: int = 4096, **parts: Any) -> Run:
+    """A run of `m` micro-batches of one sequence each on DGX H100."""
+    layout = {"mesh": mesh, "zero": 1, "sequence_parallel": mesh.get("tp", 1) > 1, **parts.pop("layout", {})}
+    size = mesh.get("tp", 1) * mesh.get("dp", 1) * mesh.get("pp", 1)
+    document = {
+        "model": model,
+        "cluster": {"name": "dgx-h100", "nodes": -(-size // 8)},
+        "layout": layout,
+        "batch": {"sequence_length": sequence, "global_batch_size": m * mesh.get("dp", 1)},
+        "software": {"attention": "cudnn", "loss": "te_fused", **parts.pop("software", {})},
+    }
+    return run_from_document(document)
+
+
+def peaks(run: Run, m: int, schedule: str = "1f1b", **options: int) -> list[float]:
+    plan = build(schedule, run.layout.mesh.pp, m, **options)
+    return [rank.peak_bytes for rank in memory_of(run, plan)]
+
+
+@pytest.mark.parametrize(
+    ("model", "mesh", "measured"),
+    [
+        (LLAMA_70B, {"pp": 2, "dp": 4}, [66.55, 62.97]),
+        (LLAMA_70B, {"tp": 2, "dp": 4}, [60.68]),
+        (LLAMA_70B, {"tp": 8}, [28.29]),
+        (LLAMA_405B, {"pp": 2, "dp": 4}, [86.61, 87.08]),
+    ],
+    ids=["70b-pp2-dp4", "70b-tp2-dp4", "70b-tp8", "405b-pp2-dp4"],
+)
+def test_published_peaks_of_megatron_core(model: dict[str, Any], mesh: dict[str, int], measured: list[float]) -> None:
+    """Max allocated in GiB by stage: Megatron-core, bf16, distributed optimizer, 4,096 tokens, no recomputation, as
+    published with SimuMax's benchmarks."""
+    found = [peak / GIB for peak in peaks(make(model, mesh), 8)]
+    assert found == pytest.approx(measured, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("dp", "zero", "expected_gb"),
+    [(64, 1, 31.41), (64, 2, 16.64), (64, 3, 1.88), (8, 1, 41.25), (8, 2, 28.12), (8, 3, 15.0), (8, 0, 120.0)],
+)
+def test_zero_divides_states_as_its_paper_says(dp: int, zero: int, expected_gb: float) -> None:
+    """Table 1 of 1910.02054: 7.5 B parameters, 16 bytes each with 16-bit gradients."""
+    run = make(TINY, {"dp": dp}, layout={"zero": zero}, software={"gradient_dtype": "bf16", "vocab_pad_multiple": None})
+    held = memory_of(run, build("1f1b", 1, 8))[0].persistent
+    states = sum(held[name] for name in ("parameters", "gradients", "optimizer"))
+    full = make(TINY, {"dp": dp}, layout={"zero": 0}, software={"gradient_dtype": "bf16", "vocab_pad_multiple": None})
+    parameters = memory_of(full, build("1f1b", 1, 8))[0].persistent["parameters"] / 2
+    assert states / parameters * 7.5 == pytest.approx(expected_gb, abs=0.01)
+
+
+def saved_per_layer(**changes: Any) -> float:
+    """Activation bytes that one more layer saves for one micro-batch, without what a stage has anyway."""
+    runs = [
+        make({**changes["model"], "layers": n}, {"tp": changes.get("tp", 1)}, m=1, **changes["parts"]) for n in (2, 3)
+    ]
+    held = [max(m.activations for m in memory_of(run, build("1f1b", 1, 1))[0].moments) for run in runs]
+    return held[1] - held[0]
+
+
+def test_a_gpt_layer_saves_what_korthikanti_counts() -> None:
+    """Equations 1 and 6 of 2205.05198: sbh(34 + 5as/h), 34sbh with selective recomputation, 2sbh with full."""
+    model = {**TINY, "gated_mlp": False, "ffn": 4 * 256, "norm": "layer"}
+    dropout = {"attention": "unfused", "attention_dropout": 0.1, "hidden_dropout": 0.1, "loss": "megatron"}
+    s, h, a = 1024, 256, 8
+    for recompute, factor in (("none", 34 + 5 * a * s / h), ("selective", 34), ("full", 2)):
+        parts = {"sequence": s, "layout": {"recompute": recompute}, "software": dropout}
+        assert saved_per_layer(model=model, parts=parts) == pytest.approx(s * h * factor, rel=1e-9), recompute
+
+
+def test_a_llama_layer_saves_its_linears_and_norms() -> None:
+    """2sb(6h + 2kv + 3f) and the attention's log-sum-exp of 4 bytes a head and token."""
+    s, h, kv, f = 2048, 256, 256, 512
+    found = saved_per_layer(model=TINY, parts={"sequence": s})
+    assert found == pytest.approx(2 * s * (6 * h + 2 * kv + 3 * f) + 4 * s * 8, rel=1e-9)
+
+
+@pytest.mark.parametrize("schedule", names())
+@pytest.mark.parametrize(("pp", "m"), [(2, 4), (4, 8), (4, 16)])
+def test_every_schedule_gives_back_what_it_takes(schedule: str, pp: int, m: int) -> None:
+    run, plan = make(TINY, {"pp": pp}, m=m, layout={"split": "balanced"}), build(schedule, pp, m)
+    for memory, in_flight in zip(memory_of(run, plan), activation_peaks(plan), strict=True):
+        assert memory.moments[-1].after == pytest.approx(0, abs=1)
+        assert memory.peak is not None
+        assert memory.peak.slot in plan.orders[memory.rank]
+        assert memory.peak_bytes == pytest.approx(sum(memory.at_peak().values()))
+        parts = {plan.placement.part_of[stage] for stage in plan.placement.stages_of(memory.rank)}
+        inner = not parts & {0, plan.placement.parts - 1}
+        if inner and all(op.kind in (Kind.F, Kind.B) for _, op in plan.ops()):
+            # Stages alike, backwards in full: every activation in flight has the bytes of the first.
+            most = max(moment.activations for moment in memory.moments)
+            assert most == pytest.approx(in_flight * memory.moments[0].activations)
+
+
+def test_more_in_flight_holds_more() -> None:
+    run = make(TINY, {"pp": 4}, m=16)
+    assert peaks(run, 16, "gpipe")[0] > peaks(run, 16, "zb-h2")[0] > peaks(run, 16, "1f1b")[0]
+    full, selective, none = (
+        max(peaks(make(TINY, {"pp": 4}, m=16, layout={"recompute": mode}, software={"attention": "unfused"}), 16))
+        for mode in ("full", "selective", "none")
+    )
+    assert full < selective < none
+
+
+def test_parallelism_never_holds_more() -> None:
+    plain = peaks(make(TINY, {"tp": 2}, layout={"sequence_parallel": False}), 8)[0]
+    assert peaks(make(TINY, {"tp": 2}), 8)[0] < plain < peaks(make(TINY, {}), 8)[0]
+    assert peaks(make(TINY, {"dp": 8}), 8)[0] < peaks(make(TINY, {"dp": 2}), 8)[0]
+
+
+def test_dualpipe_holds_every_part_twice() -> None:
+    run = make(TINY, {"pp": 4}, m=8)
+    once = sum(rank.persistent["parameters"] for rank in memory_of(run, build("1f1b", 4, 8)))
+    twice = sum(rank.persistent["parameters"] for rank in memory_of(run, build("dualpipe", 4, 8)))
+    assert twice == 2 * once
+
+
+def test_tied_embeddings_stand_on_both_ends_once() -> None:
+    """A tied table is one tensor on one rank, and a copy of the token table alone where the ends stand apart."""
+    tied = {**TINY, "tied_embeddings": True, "positions": "learned"}
+    table = 2 * 1024 * 256
+    alone = memory_of(make(tied, {}), build("1f1b", 1, 8))
+    apart = memory_of(make(tied, {"pp": 4}), build("1f1b", 4, 8))
+    together = memory_of(make(tied, {"pp": 4}), build("zb-v", 4, 8))
+
+    def parameters(ranks: Any) -> float:
+        return sum(rank.persistent["parameters"] for rank in ranks)
+
+    assert parameters(apart) - parameters(alone) == table
+    assert parameters(together) == parameters(alone)
+
+
+def test_samples_follow_the_recording() -> None:
+    result = simulate(make(TINY, {"pp": 4}, m=8, layout={"schedule": "zb-h1"}))
+    for memory, spans in zip(result.memory, result.timeline.by_rank(), strict=True):
+        samples = list(memory_samples(memory, [span for span in spans if span.op.kind in COMPUTE]))
+        times = [sample.t_s for sample in samples]
+        assert times == sorted(times)
+        assert max(sum(sample.bytes.values()) for sample in samples) == pytest.approx(memory.peak_bytes)
+
+
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "deepseek-v3"])
+def test_what_the_ledger_does_not_know_is_refused(name: str) -> None:
+    run = make(TINY, {"dp": 8}, m=8)
+    document = {**run.document(), "model": name}
+    document.pop("network", None)
+    with pytest.raises(ParsimError) as caught:
+        memory_of(
+            run_from_document({key: document[key] for key in ("model", "cluster", "layout", "batch")}),
+            build("1f1b", 1, 8),
+        )
+    assert isinstance(caught.value, LayoutError)
+    assert "\n" not in str(caught.value)
