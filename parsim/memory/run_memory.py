@@ -3,6 +3,7 @@
 from functools import cache
 
 from parsim.errors import LayoutError
+from parsim.memory.gathered import gathered_bytes
 from parsim.memory.ledger import (
     Entry,
     embedding_ledger,
@@ -98,8 +99,10 @@ def _persistent(run: Run, layers: tuple[int, ...], parts: list[int]) -> dict[str
         weights += embedding_weights(model)[:1]  # the head's own copy of the tied token embedding
     held = state_bytes(run, weights)
     count = sum(layers[part] for part in parts)
-    for category, size in framework_buffers(run, _linear_shapes(run.model, run.layout.mesh.tp), count).items():
-        held[category] = held.get(category, 0.0) + size
+    buffers = framework_buffers(run, _linear_shapes(run.model, run.layout.mesh.tp), count)
+    for more in (buffers, gathered_bytes(run, weights, count)):
+        for category, size in more.items():
+            held[category] = held.get(category, 0.0) + size
     return held
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from parsim.errors import LayoutError
 from parsim.memory.ledger import tokens_of
-from parsim.model.weights import Weight, layer_weights, parameters_of_rank
+from parsim.model.weights import Weight, parameters_of_rank
 from parsim.spec import Run
 
-__all__ = ["BytesPerParameter", "bytes_per_parameter", "framework_buffers", "state_bytes"]
+__all__ = ["BytesPerParameter", "bytes_per_parameter", "framework_buffers", "gradient_width", "state_bytes"]
 
 _WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
 _MOMENTS = {"adam": 8, "lamb": 8, "sgd": 0, "momentum": 4}
+_PYTORCH_PIPELINING = frozenset({"torchtitan"})
 _GEMM_WORKSPACE = 64 * 2**20  # cuBLAS and Transformer Engine; measured on Megatron-core runs
 
 
@@ -40,9 +41,14 @@ def bytes_per_parameter(run: Run) -> BytesPerParameter:
     zero = 3 if layout.fsdp else layout.zero
     return BytesPerParameter(
         parameters=_WIDTH[software.params_dtype] / (shards if zero >= 3 else 1),
-        gradients=_WIDTH[software.gradient_dtype] / (shards if zero >= 2 else 1),
+        gradients=gradient_width(run) / (shards if zero >= 2 else 1),
         optimizer=(master + _MOMENTS[software.optimizer]) / (shards if zero >= 1 else 1),
     )
+
+
+def gradient_width(run: Run) -> int:
+    """Bytes of an element of the gradients as they are accumulated and reduced."""
+    return _WIDTH[run.software.gradient_dtype]
 
 
 def state_bytes(run: Run, weights: Sequence[Weight]) -> dict[str, float]:
@@ -61,15 +67,13 @@ def framework_buffers(run: Run, linears: Sequence[tuple[float, float]], layers: 
 
     - `reserve`: GEMM workspaces, and the dummy gradients Transformer Engine returns when the matmul adds the weight
       gradient into the buffer: one 16-bit tensor for each distinct linear shape (out, in) on the rank.
-    - `communication`: receive buffers of the pipeline, one activation and one gradient; the gathered weights of two
-      layers (the current and the prefetched one) under ZeRO-3.
+    - `communication`: receive buffers of the pipeline for activations and gradients: one of each in Megatron, one of
+      each for every micro-batch in PyTorch's pipelining.
     """
-    at, layout = tokens_of(run), run.layout
+    at = tokens_of(run)
     hidden = at.column * run.model.hidden / at.sp
-    communication = 2 * hidden if layout.mesh.pp > 1 else 0.0
-    if (layout.zero >= 3 or layout.fsdp) and layers:
-        dense, expert = parameters_of_rank(layer_weights(run.model, 0), tp=layout.mesh.tp)
-        communication += min(layers, 2) * (dense + expert) * at.word
+    buffers = run.microbatches if run.software.framework in _PYTORCH_PIPELINING else 1
+    communication = 2 * buffers * hidden if run.layout.mesh.pp > 1 else 0.0
     reserve = 0.0
     if run.software.framework == "megatron-core":
         reserve += _GEMM_WORKSPACE

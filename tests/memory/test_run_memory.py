@@ -82,6 +82,28 @@ def test_zero_divides_states_as_its_paper_says(dp: int, zero: int, expected_gb: 
     assert states / parameters * 7.5 == pytest.approx(expected_gb, abs=0.01)
 
 
+def test_fsdp_gathers_units_and_a_pipeline_keeps_them() -> None:
+    """Shards of 16/D bytes a parameter; whole: the root and two layers and a flat buffer at 2 bytes, two gradients of
+    layers at 4. In a pipeline everything is whole: 6 bytes a parameter more."""
+    sharded = {"fsdp": True, "zero": 3}
+    software = {"framework": "torchtitan", "params_dtype": "fp32", "master_weights": None, "loss": "compiled"}
+
+    def held(mesh: dict[str, int], **layout: Any) -> dict[str, float]:
+        run = make(TINY, mesh, layout={**sharded, **layout}, software={**software, "vocab_pad_multiple": None})
+        return dict(memory_of(run, build("1f1b", mesh.get("pp", 1), 8))[0].persistent)
+
+    layer = 4 * 256 * 256 + 3 * 256 * 512 + 2 * 256
+    root = 2 * 1024 * 256 + 256
+    states = sum(held({"dp": 8})[name] for name in ("parameters", "gradients", "optimizer"))
+    assert states == pytest.approx(16 / 8 * (16 * layer + root))
+    assert held({"dp": 8})["communication"] == pytest.approx(2 * root + (2 + 1) * 2 * layer + 2 * 4 * layer)
+    kept = held({"dp": 8}, reshard_after_forward=False)["communication"]
+    assert kept == pytest.approx(2 * root + (16 + 1) * 2 * layer + 2 * 4 * layer)
+    piped, first = held({"dp": 4, "pp": 2}), 8 * layer + 1024 * 256
+    buffers = 2 * 8 * 2 * 4096 * 256
+    assert sum(piped.values()) - piped["reserve"] - buffers == pytest.approx((16 / 4 + 6) * first)
+
+
 def saved_per_layer(**changes: Any) -> float:
     """Activation bytes that one more layer saves for one micro-batch, without what a stage has anyway."""
     runs = [
