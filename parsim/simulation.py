@@ -46,6 +46,8 @@ def simulate(
     overrides the run's. `plan` plays instead of the run's schedule. Raises LayoutError for a run that cannot be
     priced, ScheduleError for a schedule or plan that does not fit it, SpecError for impossible noise.
     """
+    if engine not in _PLAYERS:
+        raise SpecError(f"engine {engine}: one of {', '.join(_PLAYERS)}")
     if steps < 1:
         raise SpecError(f"steps {steps}: at least 1")
     full_plan = plan_of(run, plan)
