@@ -99,7 +99,8 @@ def _persistent(run: Run, layers: tuple[int, ...], parts: list[int]) -> dict[str
         weights += embedding_weights(model)[:1]  # the head's own copy of the tied token embedding
     held = state_bytes(run, weights)
     count = sum(layers[part] for part in parts)
-    buffers = framework_buffers(run, _linear_shapes(run.model, run.layout.mesh.tp), count)
+    receives = sum((part > 0) + (part < len(layers) - 1) for part in parts)
+    buffers = framework_buffers(run, _linear_shapes(run.model, run.layout.mesh.tp), count, receives)
     for more in (buffers, gathered_bytes(run, weights, count)):
         for category, size in more.items():
             held[category] = held.get(category, 0.0) + size

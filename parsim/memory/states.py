@@ -62,18 +62,20 @@ def state_bytes(run: Run, weights: Sequence[Weight]) -> dict[str, float]:
     }
 
 
-def framework_buffers(run: Run, linears: Sequence[tuple[float, float]], layers: int) -> Mapping[str, float]:
-    """Buffers that live all through the step, by category.
+def framework_buffers(
+    run: Run, linears: Sequence[tuple[float, float]], layers: int, receives: int
+) -> Mapping[str, float]:
+    """Buffers that live all through the step, by category; the stages of the rank receive from `receives` neighbours.
 
     - `reserve`: GEMM workspaces, and the dummy gradients Transformer Engine returns when the matmul adds the weight
       gradient into the buffer: one 16-bit tensor for each distinct linear shape (out, in) on the rank.
-    - `communication`: receive buffers of the pipeline for activations and gradients: one of each in Megatron, one of
-      each for every micro-batch in PyTorch's pipelining.
+    - `communication`: receive buffers of the pipeline for activations and gradients: one of each in Megatron; in
+      PyTorch's pipelining one for every micro-batch and neighbour, so none for activations on the first stage.
     """
     at = tokens_of(run)
     hidden = at.column * run.model.hidden / at.sp
-    buffers = run.microbatches if run.software.framework in _PYTORCH_PIPELINING else 1
-    communication = 2 * buffers * hidden if run.layout.mesh.pp > 1 else 0.0
+    buffers = run.microbatches * receives if run.software.framework in _PYTORCH_PIPELINING else 2
+    communication = buffers * hidden if run.layout.mesh.pp > 1 else 0.0
     reserve = 0.0
     if run.software.framework == "megatron-core":
         reserve += _GEMM_WORKSPACE

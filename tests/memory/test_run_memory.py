@@ -68,6 +68,28 @@ def test_published_peaks_of_megatron_core(model: dict[str, Any], mesh: dict[str,
     assert found == pytest.approx(measured, rel=0.01)
 
 
+@pytest.mark.parametrize(("schedule", "measured_gb"), [("1f1b", 39), ("interleaved", 48), ("zb-h1", 42)])
+def test_published_peaks_of_the_zero_bubble_authors(schedule: str, measured_gb: float) -> None:
+    """Decimal GB of the worst rank, 2401.10241: GPT of 6.2 B, fp16, unfused attention, dropout, 3 sequences of 1,024
+    tokens, 8 ranks; the first and last stage hold one layer fewer."""
+    chunks = 4 if schedule == "interleaved" else 1
+    gpt = {**TINY, "layers": 30, "hidden": 4096, "heads": 32, "kv_heads": 32, "head_dim": 128, "ffn": 16384}
+    gpt |= {"vocab": 51200, "gated_mlp": False, "norm": "layer", "positions": "learned", "max_positions": 1024}
+    split = [0, *[1] * 30, 0] if chunks > 1 else [3, *[4] * 6, 3]
+    layout = {"zero": 0, "micro_batch_size": 3, "precision": "fp16", "schedule": schedule, "split": split}
+    run = run_from_document(
+        {
+            "model": gpt,
+            "cluster": {"name": "dgx-h100", "nodes": 1},
+            "layout": {**layout, "mesh": {"pp": 8}, **({"stages_per_rank": chunks} if chunks > 1 else {})},
+            "batch": {"sequence_length": 1024, "global_batch_size": 72},
+            "software": {"framework": "zero-bubble-megatron"},
+        }
+    )
+    found = memory_of(run, build(schedule, 8, 24, chunks))
+    assert max(rank.peak_bytes for rank in found) / 1e9 == pytest.approx(measured_gb, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("dp", "zero", "expected_gb"),
     [(64, 1, 31.41), (64, 2, 16.64), (64, 3, 1.88), (8, 1, 41.25), (8, 2, 28.12), (8, 3, 15.0), (8, 0, 120.0)],
@@ -100,7 +122,7 @@ def test_fsdp_gathers_units_and_a_pipeline_keeps_them() -> None:
     kept = held({"dp": 8}, reshard_after_forward=False)["communication"]
     assert kept == pytest.approx(2 * root + (16 + 1) * 2 * layer + 2 * 4 * layer)
     piped, first = held({"dp": 4, "pp": 2}), 8 * layer + 1024 * 256
-    buffers = 2 * 8 * 2 * 4096 * 256
+    buffers = 8 * 2 * 4096 * 256  # the first stage receives gradients alone, one buffer for each micro-batch
     assert sum(piped.values()) - piped["reserve"] - buffers == pytest.approx((16 / 4 + 6) * first)
 
 
@@ -155,6 +177,20 @@ def test_more_in_flight_holds_more() -> None:
         for mode in ("full", "selective", "none")
     )
     assert full < selective < none
+
+
+@pytest.mark.parametrize(("sequence_parallel", "expected_gib"), [(False, 51.8), (True, 32.1)])
+def test_gpt_3_with_and_without_sequence_parallelism(sequence_parallel: bool, expected_gib: float) -> None:
+    """Equations 2 and 4 of 2205.05198, t = 8: 96 layers of sbh(10 + 24/t + 5as/(ht)), or of sbh(34 + 5as/h)/t.
+    The first of 8 stages holds 8 micro-batches of 12 layers, and their embedding masks.
+    """
+    gpt = {**TINY, "layers": 96, "hidden": 12288, "heads": 96, "kv_heads": 96, "head_dim": 128, "ffn": 49152}
+    gpt |= {"vocab": 51200, "gated_mlp": False, "norm": "layer", "positions": "learned", "max_positions": 2048}
+    dropout = {"attention": "unfused", "attention_dropout": 0.1, "hidden_dropout": 0.1, "loss": "megatron"}
+    layout = {"sequence_parallel": sequence_parallel}
+    run = make(gpt, {"tp": 8, "pp": 8}, m=64, sequence=2048, layout=layout, software=dropout)
+    first = memory_of(run, build("1f1b", 8, 64))[0]
+    assert max(m.activations for m in first.moments) / GIB == pytest.approx(expected_gib, rel=0.005)
 
 
 def test_parallelism_never_holds_more() -> None:
