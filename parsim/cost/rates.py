@@ -6,7 +6,7 @@ from parsim.cost.constants import Constants
 from parsim.errors import LayoutError
 from parsim.spec import Run
 
-__all__ = ["Rates", "rates_of", "word_bytes_of"]
+__all__ = ["Rates", "rates_of"]
 
 _SHARED = {"flash3": "cudnn", "fp16": "bf16"}  # one efficiency for both
 
@@ -28,11 +28,6 @@ class Rates:
     def memory_bytes_per_s(self) -> float:
         """What elementwise kernels reach."""
         return self.hbm_bytes_per_s * self.hbm
-
-
-def word_bytes_of(run: Run) -> int:
-    """Bytes of an element of activations and of the weights that are computed with."""
-    return 4 if run.layout.precision in ("fp32", "tf32") else 2
 
 
 def rates_of(run: Run, constants: Constants) -> Rates:
@@ -63,5 +58,5 @@ def rates_of(run: Run, constants: Constants) -> Rates:
         hbm=gpu.efficiency.hbm,
         sms=gpu.sm_count,
         launch_s=gpu.launch_s,
-        word_bytes=word_bytes_of(run),
+        word_bytes=run.layout.word_bytes,
     )

@@ -17,7 +17,7 @@ from parsim.cost.constants import FITTED, Constants
 from parsim.cost.layer_segments import LayerSegments, local_sizes_of
 from parsim.cost.links import RunLinks, data_paths, links_of
 from parsim.cost.priceable import check_priceable
-from parsim.cost.rates import Rates, rates_of, word_bytes_of
+from parsim.cost.rates import Rates, rates_of
 from parsim.cost.segments import Block, Played, play, play_pair
 from parsim.cost.stage import Part, StageSegments
 from parsim.cost.step_end import StepEnd, step_end, straggler_factor
@@ -29,7 +29,6 @@ from parsim.spec import Run
 
 __all__ = ["RooflineCost"]
 
-_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _CUT_MESSAGES = frozenset({"megatron-2021", "megatron-2022", "zero-bubble-megatron"})  # scatter, send, gather
 
 
@@ -98,23 +97,23 @@ class RooflineCost:
         """tp."""
         layout = self.run.layout
         return TensorAxis(
-            layout.mesh.tp, layout.sequence_parallel, self.run.model.parallel_residual, word_bytes_of(self.run)
+            layout.mesh.tp, layout.sequence_parallel, self.run.model.parallel_residual, self.run.layout.word_bytes
         )
 
     @cached_property
     def data_axis(self) -> DataAxis:
         """dp; parameters are gathered layer by layer unless a pipeline keeps them for the whole step."""
         layout = self.run.layout
-        sharded = (layout.fsdp or layout.zero == 3) and layout.mesh.pp == 1
-        gradient = _BYTES[self.run.software.gradient_dtype]
-        return DataAxis(layout.mesh.dp, sharded, layout.reshard_after_forward, gradient, word_bytes_of(self.run))
+        sharded = layout.zero_stage == 3 and layout.mesh.pp == 1
+        gradient = self.run.software.gradient_bytes
+        return DataAxis(layout.mesh.dp, sharded, layout.reshard_after_forward, gradient, self.run.layout.word_bytes)
 
     @cached_property
     def pipeline_axis(self) -> PipelineAxis:
         """pp."""
         layout = self.run.layout
         cut = layout.sequence_parallel or self.run.software.framework in _CUT_MESSAGES
-        return PipelineAxis(layout.mesh.pp, 1 / layout.mesh.tp if cut else 1.0, word_bytes_of(self.run))
+        return PipelineAxis(layout.mesh.pp, 1 / layout.mesh.tp if cut else 1.0, self.run.layout.word_bytes)
 
     # Inside
 
@@ -144,16 +143,10 @@ class RooflineCost:
         return Part(self._layers[part], self._recomputed(stage), part == 0, part == self.placement.parts - 1)
 
     def _recomputed(self, stage: int) -> int:
-        """Layers of a stage that are recomputed: `recompute.layers` of a pipeline rank, its first stages' first."""
-        recompute = self.run.layout.recompute
-        count = self._layers[self.placement.part_of[stage]]
-        if recompute.mode != "full":
-            return 0
-        if recompute.layers is None:
-            return count
-        rank = self.placement.rank_of[stage]
-        before = sum(self._layers[self.placement.part_of[s]] for s in self.placement.stages_of(rank) if s < stage)
-        return min(count, max(0, recompute.layers - before))
+        """Layers of a stage that are recomputed in full."""
+        stages = self.placement.stages_of(self.placement.rank_of[stage])
+        layers = [self._layers[self.placement.part_of[s]] for s in stages]
+        return self.run.layout.recompute.layers_of(layers)[stages.index(stage)]
 
     def _slot(self, slot: Slot) -> Played:
         kinds = {op.kind for op in slot.ops}

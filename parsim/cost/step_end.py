@@ -63,7 +63,7 @@ def step_end(
     `window_s`: what can hide a reduction (the stage's own backward), and a gather (its forwards in the first
     micro-batches).
     """
-    zero = 3 if run.layout.fsdp else run.layout.zero
+    zero = run.layout.zero_stage
     shard = paths.inside.ranks if zero else 1
     held = parameters / shard if zero == 3 else parameters
     traffic = constants.optimizer_overhead * constants.optimizer_bytes * parameters / shard + dp.gradient_bytes * held

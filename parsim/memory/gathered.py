@@ -9,7 +9,6 @@ their gradients accumulate whole in the reduce dtype. Found by running FSDP2 of 
 
 from collections.abc import Sequence
 
-from parsim.memory.states import gradient_width
 from parsim.model.weights import Weight, layer_weights, parameters_of_rank
 from parsim.spec import Run
 
@@ -23,9 +22,9 @@ def gathered_bytes(run: Run, weights: Sequence[Weight], layers: int) -> dict[str
     its parameters (ZeRO-3, FSDP) over more than one rank.
     """
     layout, tp = run.layout, run.layout.mesh.tp
-    if not (layout.fsdp or layout.zero >= 3) or layout.mesh.dp * layout.mesh.cp == 1:
+    if layout.zero_stage < 3 or layout.mesh.dp * layout.mesh.cp == 1:
         return {}
-    word, gradient = 4 if layout.precision == "fp32" else 2, gradient_width(run)
+    word, gradient = layout.word_bytes, run.software.gradient_bytes
     whole = sum(parameters_of_rank(weights, tp=tp))
     if layout.mesh.pp > 1:
         return {"communication": word * whole, "gradients": gradient * whole}

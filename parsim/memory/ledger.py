@@ -66,16 +66,15 @@ class Tokens:
 def tokens_of(run: Run) -> Tokens:
     """The token sizes of a run's micro-batch."""
     layout = run.layout
-    word = 4 if layout.precision == "fp32" else 2
     sequence = run.batch.sequence_length // layout.mesh.cp
     tp = layout.mesh.tp
     return Tokens(
-        column=float(word * sequence * layout.micro_batch_size),
+        column=float(layout.word_bytes * sequence * layout.micro_batch_size),
         sequence=sequence,
         sequences=layout.micro_batch_size,
         tp=tp,
         sp=tp if layout.sequence_parallel else 1,
-        word=word,
+        word=layout.word_bytes,
     )
 
 

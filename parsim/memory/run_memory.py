@@ -40,7 +40,7 @@ def memory_of(run: Run, plan: Plan) -> tuple[RankMemory, ...]:
     for rank, order in enumerate(plan.orders):
         stages = plan.placement.stages_of(rank)
         parts = [plan.placement.part_of[stage] for stage in stages]
-        recomputed = _recomputed(run, [layers[part] for part in parts])
+        recomputed = run.layout.recompute.layers_of([layers[part] for part in parts])
         by_stage = {
             stage: activations(part, count) for stage, part, count in zip(stages, parts, recomputed, strict=True)
         }
@@ -64,15 +64,6 @@ def _refuse_unknown(run: Run) -> None:
     for what, present in unknown.items():
         if present:
             raise LayoutError(f"{what} not in the memory ledger yet; a dense model without it would do")
-
-
-def _recomputed(run: Run, layers: list[int]) -> list[int]:
-    """Layers recomputed in full on each stage of a rank: `recompute.layers` of the rank, its first stages' first."""
-    recompute = run.layout.recompute
-    if recompute.mode != "full":
-        return [0] * len(layers)
-    left = sum(layers) if recompute.layers is None else recompute.layers
-    return [max(0, min(count, left - sum(layers[:stage]))) for stage, count in enumerate(layers)]
 
 
 def _stage(run: Run, layers: tuple[int, ...], part: int, recomputed: int) -> StageActivations:

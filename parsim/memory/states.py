@@ -12,9 +12,8 @@ from parsim.memory.ledger import tokens_of
 from parsim.model.weights import Weight, parameters_of_rank
 from parsim.spec import Run
 
-__all__ = ["BytesPerParameter", "bytes_per_parameter", "framework_buffers", "gradient_width", "state_bytes"]
+__all__ = ["BytesPerParameter", "bytes_per_parameter", "framework_buffers", "state_bytes"]
 
-_WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
 _MOMENTS = {"adam": 8, "lamb": 8, "sgd": 0, "momentum": 4}
 _PYTORCH_PIPELINING = frozenset({"torchtitan"})
 _GEMM_WORKSPACE = 64 * 2**20  # cuBLAS and Transformer Engine; measured on Megatron-core runs
@@ -36,19 +35,13 @@ def bytes_per_parameter(run: Run) -> BytesPerParameter:
         raise LayoutError(
             f"software.optimizer {software.optimizer!r}: its states are not modelled; {', '.join(_MOMENTS)} would do"
         )
-    master = 0 if software.master_weights is None else _WIDTH[software.master_weights]
     shards = layout.zero_group or layout.mesh.dp * layout.mesh.cp
-    zero = 3 if layout.fsdp else layout.zero
+    zero = layout.zero_stage
     return BytesPerParameter(
-        parameters=_WIDTH[software.params_dtype] / (shards if zero >= 3 else 1),
-        gradients=gradient_width(run) / (shards if zero >= 2 else 1),
-        optimizer=(master + _MOMENTS[software.optimizer]) / (shards if zero >= 1 else 1),
+        parameters=software.parameter_bytes / (shards if zero >= 3 else 1),
+        gradients=software.gradient_bytes / (shards if zero >= 2 else 1),
+        optimizer=(software.master_bytes + _MOMENTS[software.optimizer]) / (shards if zero >= 1 else 1),
     )
-
-
-def gradient_width(run: Run) -> int:
-    """Bytes of an element of the gradients as they are accumulated and reduced."""
-    return _WIDTH[run.software.gradient_dtype]
 
 
 def state_bytes(run: Run, weights: Sequence[Weight]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Layout: how a run is cut over its GPUs, and in which order the cuts are played."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, GetJsonSchemaHandler, model_validator
@@ -69,6 +70,14 @@ class RecomputeSpec(Spec):
             data = {**data, "modules": ("core_attn",)}
         return data
 
+    def layers_of(self, layers: Sequence[int]) -> tuple[int, ...]:
+        """Layers recomputed in full on each stage of a pipeline rank whose stages have these layers: `layers` of the
+        rank in all, its first stages' first."""
+        if self.mode != "full":
+            return (0,) * len(layers)
+        left = sum(layers) if self.layers is None else self.layers
+        return tuple(max(0, min(count, left - sum(layers[:stage]))) for stage, count in enumerate(layers))
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.mode != "selective" and self.modules:
@@ -121,3 +130,13 @@ class Layout(Spec):
     split: Split = "even"
     cp_comm: Literal["ring", "a2a", "allgather"] = "ring"
     offload: Offload | None = None
+
+    @property
+    def zero_stage(self) -> int:
+        """The ZeRO stage that the sharding amounts to: FSDP cuts all that stage 3 does."""
+        return 3 if self.fsdp else self.zero
+
+    @property
+    def word_bytes(self) -> int:
+        """Bytes of an element of activations and of the weights that are computed with."""
+        return 4 if self.precision in ("fp32", "tf32") else 2

@@ -38,6 +38,7 @@ Loss = Annotated[
     Literal["megatron", "te_fused", "torch", "compiled"],
     BeforeValidator(lambda name: _LOSSES.get(name, name) if isinstance(name, str) else name),
 ]
+_STORED_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _MAY_BE_NONE = ("master_weights", "vocab_pad_multiple")  # for other fields null is "not stated"
 Stored = Literal["fp32", "bf16", "fp16"]
 Probability = Annotated[float, Field(strict=True, ge=0, lt=1, allow_inf_nan=False)]
@@ -134,6 +135,21 @@ class Software(Spec):
     """Which of the three memories the framework's log states."""
     memory_unit: Literal["GiB", "GB"] = "GiB"
     memory_rank: Literal["max", "last"] = "max"
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of a stored weight."""
+        return _STORED_BYTES[self.params_dtype]
+
+    @property
+    def master_bytes(self) -> int:
+        """Bytes of a weight's extra copy in the optimizer; 0 if there is none."""
+        return 0 if self.master_weights is None else _STORED_BYTES[self.master_weights]
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes of an element of the gradients as they are accumulated and reduced."""
+        return _STORED_BYTES[self.gradient_dtype]
 
     @model_validator(mode="wrap")
     @classmethod

@@ -152,6 +152,14 @@ def test_a_llama_layer_saves_its_linears_and_norms() -> None:
     assert found == pytest.approx(2 * s * (6 * h + 2 * kv + 3 * f) + 4 * s * 8, rel=1e-9)
 
 
+def test_tf32_keeps_words_of_four_bytes() -> None:
+    """As fp32 does: the type of the multiplication is not the type that is stored."""
+    fp32, tf32 = (make(TINY, {}, layout={"precision": precision}) for precision in ("fp32", "tf32"))
+    assert fp32.layout.word_bytes == tf32.layout.word_bytes == 4
+    moments = [memory_of(run, build("1f1b", 1, 8))[0].moments[0].activations for run in (fp32, tf32)]
+    assert moments[0] == moments[1]
+
+
 @pytest.mark.parametrize("schedule", names())
 @pytest.mark.parametrize(("pp", "m"), [(2, 4), (4, 8), (4, 16)])
 def test_every_schedule_gives_back_what_it_takes(schedule: str, pp: int, m: int) -> None:
