@@ -1,20 +1,8 @@
 """What the roofline can price, as a table of rules. A run that breaks one is refused, never approximated in silence."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from parsim.spec import Rule, Run, check_rules
 
-from parsim.errors import LayoutError
-from parsim.spec import Run
-
-__all__ = ["RULES", "Rule", "check_priceable"]
-
-
-class Rule(NamedTuple):
-    """A field, how a run breaks the rule, and the value that would do."""
-
-    field: str
-    breaks: Callable[[Run], bool]
-    would_do: str
+__all__ = ["RULES", "check_priceable"]
 
 
 def _recompute_modules(run: Run) -> bool:
@@ -73,17 +61,4 @@ RULES: tuple[Rule, ...] = (
 
 def check_priceable(run: Run) -> None:
     """LayoutError that names the first rule `run` breaks: the field, its value, the value that would do."""
-    for rule in RULES:
-        if rule.breaks(run):
-            value = _value(run, rule.field)
-            raise LayoutError(f"{rule.field}{value}: the cost model cannot price this yet; {rule.would_do} would do")
-
-
-def _value(run: Run, field: str) -> str:
-    """A field's value as it follows its name in a message."""
-    value: object = run
-    for name in field.split("."):
-        value = getattr(value, name)
-    if hasattr(value, "model_dump"):
-        return ""  # a part of the specification: that it is there is what matters
-    return " " + (", ".join(map(str, value)) if isinstance(value, tuple) else str(value).lower())
+    check_rules(run, RULES, "the cost model cannot price this yet")

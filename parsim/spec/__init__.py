@@ -9,6 +9,7 @@ from parsim.spec.model import MlaSpec, ModelSpec, MoeSpec
 from parsim.spec.network import NetworkOverrides
 from parsim.spec.node import NodeSpec
 from parsim.spec.problem import validated
+from parsim.spec.rules import Rule, check_rules
 from parsim.spec.run import Batch, Run
 from parsim.spec.software import Software
 
@@ -28,9 +29,11 @@ __all__ = [
     "NodeSpec",
     "Offload",
     "RecomputeSpec",
+    "Rule",
     "Run",
     "Software",
     "Tier",
+    "check_rules",
     "evidence_of",
     "load_cluster",
     "load_gpu",
