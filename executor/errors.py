@@ -8,6 +8,8 @@ __all__ = ["RunFailed"]
 class RunFailed(ParsimError):
     """A run that was ended because of one rank. `op` is what it was playing, None during set-up or between steps."""
 
+    exit_code = 1
+
     def __init__(self, rank: int, op: str | None, cause: str) -> None:
         place = f"rank {rank}" if op is None else f"rank {rank}, playing {op}"
         super().__init__(f"{place}: {cause}")

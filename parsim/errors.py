@@ -8,11 +8,16 @@ ParsimError
 └── DoesNotFit           a run needs more memory than its GPU has
 """
 
+from typing import ClassVar
+
 __all__ = ["DeadlockError", "DoesNotFit", "LayoutError", "ParsimError", "ScheduleError", "SpecError"]
 
 
 class ParsimError(Exception):
-    """The root of everything that parsim raises on purpose; the command line turns it into exit code 2."""
+    """The root of everything that parsim raises on purpose; the command line ends with its exit code."""
+
+    exit_code: ClassVar[int] = 2
+    """2: the user's input. What goes wrong later, with input that was right, has 1."""
 
 
 class SpecError(ParsimError):

@@ -13,22 +13,29 @@ import typer
 from parsim.cli.commands import app
 from parsim.errors import ParsimError
 
-__all__ = ["main", "run"]
+__all__ = ["main", "run", "run_app"]
 
 # Typer vendors or depends on click, by release; BadParameter is the one of click's errors that it always exports.
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; the exit code: 0 done, 1 the reader of our output went away, 2 a user error, 130 Ctrl-C."""
+    """Run one command of `parsim`; the exit code as of `run_app`."""
+    return run_app(app, "parsim", arguments)
+
+
+def run_app(app: typer.Typer, name: str, arguments: Sequence[str]) -> int:
+    """Run one command of an app called `name`; the exit code: 0 done, 1 the reader of our output went away, 2 a user
+    error, 130 Ctrl-C.
+    """
     if not arguments:
         names = (command.name or str(getattr(command.callback, "__name__", "")) for command in app.registered_commands)
-        return _fail(f"name a command: {', '.join(names)}; `parsim --help` explains them")
+        return _fail(f"name a command: {', '.join(names)}; `{name} --help` explains them")
     try:
-        code = app(list(arguments), prog_name="parsim", standalone_mode=False)
+        code = app(list(arguments), prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except ParsimError as error:
-        return _fail(str(error))
+        return _fail(str(error), error.exit_code)
     except _ClickException as error:
         return _fail(getattr(error, "format_message", error.__str__)() or f"{' '.join(arguments)}: see --help")
     except BrokenPipeError:
@@ -48,13 +55,13 @@ def _close_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = 2) -> int:
     print("error: " + " ".join(message.split()), file=sys.stderr)
-    return 2
+    return code
 
 
-def main() -> None:
-    """The console script. A terminal that cannot spell a character of a name or a table shows its code instead."""
+def main(app: typer.Typer = app, name: str = "parsim") -> None:
+    """A console script. A terminal that cannot spell a character of a name or a table shows its code instead."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    raise SystemExit(run(sys.argv[1:]))
+    raise SystemExit(run_app(app, name, sys.argv[1:]))

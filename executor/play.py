@@ -1,0 +1,291 @@
+"""What every rank does: build its stages, play warm-up and recorded steps, hand back what happened as plain data."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from executor.clock import Alignment, measure_offset
+from executor.comms import Messages, make_transport, routes_of
+from executor.data import micro_batch
+from executor.device import Device, open_device
+from executor.emulate import Pace, Sleeper
+from executor.gradients import Gradients
+from executor.groups import Groups
+from executor.job import Job
+from executor.memory import TensorCount
+from executor.model import activation_dtype, autocast_dtype, cross_entropy, gradient_dtype, master_dtype, part_module
+from executor.stage import Stage
+from executor.worker import Note, Player, Position, Worker
+from parsim.axes.mesh import coordinates
+from parsim.errors import SpecError
+from parsim.plan import Placement
+from parsim.spec import Run
+
+__all__ = ["Context", "Played", "RankRecord", "StepRecord", "build_stages", "play"]
+
+
+class Context(Protocol):
+    """What a rank knows when it starts; its default process group is ready."""
+
+    rank: int
+    ranks: int
+    local_rank: int
+    store: dist.Store
+    state: Position
+
+
+class Played(NamedTuple):
+    """A slot (as it prints) with the seconds, on this rank's clock, when it asked for its inputs, began and ended."""
+
+    slot: str
+    asked_s: float
+    began_s: float
+    ended_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of one rank: when it began and ended, the sum of its losses (None off the last stages), its slots."""
+
+    began_s: float
+    ended_s: float
+    loss: float | None
+    played: tuple[Played, ...]
+
+
+@dataclass(frozen=True)
+class RankRecord:
+    """Everything one rank has to tell, without torch: it travels to whoever asked."""
+
+    rank: int
+    steps: tuple[StepRecord, ...]
+    alignment: Alignment
+    gradients: Mapping[str, Any] = field(default_factory=dict)
+    """By canonical name, numpy arrays: those of the first step, reduced; of parts and weights this rank holds."""
+    losses: tuple[float, ...] = ()
+    """Sum of the losses of every step that was played, warm-up too."""
+    memory: tuple[tuple[str, Mapping[str, float]], ...] = ()
+    """After each slot of a step what the rank holds, bytes by category."""
+
+
+class _Feed:
+    """Micro-batches of one step, made before it."""
+
+    def __init__(self, job: Job, rank: int, stages: tuple[int, ...], step: int, device: torch.device) -> None:
+        placement, per_chain = job.plan.placement, job.plan.microbatches_per_chain
+        dp = coordinates(job.run.layout.mesh, rank).dp
+        self._chain_of, self._per_chain = placement.chain_of, per_chain
+        chains = {
+            placement.chain_of[stage]
+            for stage in stages
+            if placement.before[stage] is None or placement.after[stage] is None
+        }
+        self._made = {
+            (chain, mb): micro_batch(job.run, step, dp * job.plan.microbatches + chain * per_chain + mb, device)
+            for chain in chains
+            for mb in range(per_chain)
+        }
+
+    def tokens(self, stage: int, mb: int) -> torch.Tensor:
+        return self._made[self._chain_of[stage], mb][0]
+
+    def targets(self, stage: int, mb: int) -> torch.Tensor:
+        return self._made[self._chain_of[stage], mb][1]
+
+
+class _NoFeed:
+    """Sleepers need no data; a target tells the last one to make a loss."""
+
+    def __init__(self) -> None:
+        self._nothing = torch.zeros(())
+
+    def tokens(self, stage: int, mb: int) -> torch.Tensor:
+        return self._nothing
+
+    def targets(self, stage: int, mb: int) -> torch.Tensor:
+        return self._nothing
+
+
+def play(context: Context, job: Job) -> RankRecord:
+    """Play the job on this rank. SpecError if the ranks were not started with the same job."""
+    _check_same(context, job)
+    device = open_device(job.device, context.local_rank)
+    if job.device == "cpu":
+        torch.set_num_threads(1)
+    mesh = job.run.layout.mesh
+    groups = Groups(mesh, context.rank)
+    everyone = groups.make("clock", tuple(range(context.ranks)), "gloo")
+    pipeline_rank = coordinates(mesh, context.rank).pp
+    stages = job.plan.placement.stages_of(pipeline_rank)
+    dtype = activation_dtype(job.run)
+
+    weights: Gradients | None = None
+    pace: Pace | None = None
+    if job.times is None:
+        players, weights = build_stages(job.run, job.plan.placement, stages, groups, device)
+    else:
+        pace = Pace(job.times)
+        players = {s: Sleeper(s, pace, job.message_shape, dtype, device.torch_device) for s in stages}
+    routes = routes_of(job.plan, pipeline_rank, job.lookahead)
+    messages = Messages(
+        routes, make_transport(job.plan, groups, device.backend), job.message_shape, dtype, device.torch_device
+    )
+    worker = Worker(
+        job.plan,
+        pipeline_rank,
+        players,
+        messages,
+        routes.posts,
+        device,
+        weights=weights,
+        position=context.state,
+        pair=pace.pair if pace is not None else None,
+        faults=[fault for fault in job.faults if fault.rank == context.rank],
+    )
+
+    def feed(step: int) -> Any:
+        if pace is not None:
+            return _NoFeed()
+        return _Feed(job, context.rank, stages, step, device.torch_device)
+
+    before = _offset(everyone, context)
+    records: list[StepRecord] = []
+    losses: list[float] = []
+    gradients: dict[str, Any] = {}
+    for step in range(job.warmup + job.steps):
+        record = _play_step(worker, feed(step), everyone, weights)
+        losses.append(record.loss or 0.0)
+        if step == 0 and job.keep_gradients and weights is not None:
+            gradients = {name: _plain(tensor) for name, tensor in weights.reduced().items()}
+        if step >= job.warmup:
+            records.append(record)
+    after = _offset(everyone, context)
+    memory = _count(worker, feed(job.warmup + job.steps), everyone, weights) if job.count_memory else ()
+    alignment = Alignment(before[0], before[1], after[0], after[1], max(before[2], after[2]))
+    return RankRecord(context.rank, tuple(records), alignment, gradients, tuple(losses), memory)
+
+
+def build_stages(
+    run: Run, placement: Placement, stages: tuple[int, ...], groups: Groups, device: Device
+) -> tuple[Mapping[int, Player], Gradients]:
+    """The stages of a pipeline rank with real layers, and what happens to their gradients."""
+    modules = {
+        stage: part_module(run, placement.part_of[stage], placement.parts, device.torch_device)
+        for stage in stages
+    }
+    recomputed = run.layout.recompute.layers_of([len(module.layers) for module in modules.values()])
+    for module, count in zip(modules.values(), recomputed, strict=True):
+        module.recompute(run.layout.recompute.mode, count)
+    tied = None
+    if run.model.tied_embeddings:
+        holders = [m for s, m in modules.items() if placement.part_of[s] in (0, placement.parts - 1)]
+        for module in holders[1:]:
+            module.share_embedding(holders[0])
+        tied = holders[0].embedding if holders else None
+    mesh = run.layout.mesh
+    microbatches = run.batch.global_batch_size // run.layout.micro_batch_size
+    players = {
+        stage: Stage(
+            module,
+            loss=cross_entropy if placement.after[stage] is None else None,
+            scale=1.0 / microbatches,
+            autocast=autocast_dtype(run),
+        )
+        for stage, module in modules.items()
+    }
+    weights = Gradients(
+        {stage: list(module.weights()) for stage, module in modules.items()},
+        placement,
+        groups,
+        device,
+        dtype=gradient_dtype(run),
+        master_dtype=master_dtype(run),
+        tied=tied,
+        zero=run.layout.zero >= 1 and mesh.dp > 1,
+        overlap=run.software.dp_overlap,
+    )
+    return players, weights
+
+
+def _check_same(context: Context, job: Job) -> None:
+    mine = job.digest()
+    if context.rank == 0:
+        context.store.set("parsim/job", mine)
+    elif (other := context.store.get("parsim/job").decode()) != mine:
+        raise SpecError(f"rank {context.rank} was started with another run or plan than rank 0 ({mine}, not {other})")
+
+
+def _offset(group: dist.ProcessGroup | None, context: Context) -> tuple[float, float, float]:
+    if group is None:
+        return time.perf_counter(), 0.0, 0.0
+    return measure_offset(group, context.rank, context.ranks)
+
+
+def _play_step(
+    worker: Worker, feed: Any, everyone: dist.ProcessGroup | None, weights: Gradients | None
+) -> StepRecord:
+    """All ranks begin together; the step of a rank ends when its device has done everything."""
+    device = worker.device
+    if weights is not None:
+        weights.begin()
+    device.synchronize()
+    if everyone is not None:
+        dist.barrier(everyone)
+    first = device.mark()
+    worker.play(feed)
+    last = device.mark()
+    notes = [*worker.notes, *(weights.notes() if weights is not None else ())]
+    began, ended = device.seconds([first, last])
+    loss = float(torch.stack(worker.losses).double().sum()) if worker.losses else None
+    return StepRecord(began, ended, loss, _read(device, notes))
+
+
+def _read(device: Device, notes: list[Note]) -> tuple[Played, ...]:
+    times = device.seconds([mark for note in notes for mark in note[1:4]])
+    return tuple(
+        Played(str(note.slot), *times[3 * index : 3 * index + 3], note.cpu_s) for index, note in enumerate(notes)
+    )
+
+
+def _plain(tensor: torch.Tensor) -> Any:
+    wide = tensor if tensor.dtype is torch.float64 else tensor.float()
+    return np.ascontiguousarray(wide.cpu().numpy())
+
+
+def _count(
+    worker: Worker, feed: Any, everyone: dist.ProcessGroup | None, weights: Gradients | None
+) -> tuple[tuple[str, Mapping[str, float]], ...]:
+    """One more step, looking at the memory after every slot that computes."""
+    device, samples = worker.device, list[tuple[str, Mapping[str, float]]]()
+    if device.memory():
+
+        def look(slot: str) -> None:
+            samples.append((slot, device.memory()))
+
+        worker.after_slot = look
+        _play_step(worker, feed, everyone, weights)
+    else:
+        static = weights.bytes if weights is not None else {}
+        with TensorCount(weights.tensors() if weights is not None else ()) as count:
+
+            def look(slot: str) -> None:
+                communication = float(worker.messages.held_bytes)
+                held = {
+                    **{name: float(size) for name, size in static.items()},
+                    "activations": max(count.live_bytes - communication, 0.0),
+                    "communication": communication,
+                    "temporaries": float(count.peak_bytes - count.live_bytes),
+                }
+                samples.append((slot, held))
+                count.reset_peak()
+
+            worker.after_slot = look
+            _play_step(worker, feed, everyone, weights)
+    worker.after_slot = None
+    return tuple(samples)
