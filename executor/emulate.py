@@ -13,7 +13,7 @@ import torch
 from parsim.cost.unit import UnitCost
 from parsim.plan import Kind, Op, Slot
 
-__all__ = ["Pace", "Sleeper", "sleep_until"]
+__all__ = ["NoFeed", "Pace", "Sleeper", "sleep_until"]
 
 _OVERSHOOT_S = 0.5e-3
 """A sleep ends this much late now and then; the rest is spent looking at the clock."""
@@ -72,3 +72,16 @@ class Sleeper:
 
     def backward_weight(self, mb: int, done: Callable[[Any], None] | None = None) -> None:
         self._pace.play(Op(self._stage, Kind.W, mb))
+
+
+class NoFeed:
+    """Sleepers need no data; a target tells the last one to make a loss."""
+
+    def __init__(self) -> None:
+        self._nothing = torch.zeros(())
+
+    def tokens(self, stage: int, mb: int) -> torch.Tensor:
+        return self._nothing
+
+    def targets(self, stage: int, mb: int) -> torch.Tensor:
+        return self._nothing

@@ -2,7 +2,7 @@
 
 from parsim.cost import RooflineCost, UnitCost, parse_times
 from parsim.errors import ScheduleError, SpecError
-from parsim.plan import BACKWARD, COMPUTE, Kind, Plan
+from parsim.plan import COMPUTE, Kind, Plan
 from parsim.simulation import plan_of
 from parsim.spec import Run
 from parsim.units import parse_quantity
@@ -44,7 +44,7 @@ def roofline_times(run: Run, plan: Plan | None = None) -> UnitCost:
     for order in played.orders:
         for slot in order:
             if slot.first.kind in COMPUTE:
-                name = slot.first.kind.value if slot.second is None else "FB" if slot.second.kind in BACKWARD else ""
+                name = slot.first.kind.value if slot.second is None else "FB"
                 row = times.setdefault(name, [0.0] * played.placement.stages)
                 row[slot.first.stage] = cost.seconds(slot)
     return UnitCost({name: tuple(row) for name, row in times.items()})

@@ -11,22 +11,18 @@ import torch.distributed as dist
 
 from executor.clock import Alignment, measure_offset
 from executor.comms import Messages, make_transport, routes_of
-from executor.data import micro_batch
 from executor.device import Device, open_device
-from executor.emulate import Pace, Sleeper
+from executor.emulate import NoFeed, Pace, Sleeper
 from executor.gradients import Gradients
 from executor.groups import Groups
 from executor.job import Job
 from executor.memory import TensorCount
-from executor.model import activation_dtype, autocast_dtype, cross_entropy, gradient_dtype, master_dtype, part_module
-from executor.stage import Stage
+from executor.precision import activation_dtype
 from executor.worker import Note, Player, Position, Worker
 from parsim.axes.mesh import coordinates
 from parsim.errors import SpecError
-from parsim.plan import Placement
-from parsim.spec import Run
 
-__all__ = ["Context", "Played", "RankRecord", "StepRecord", "build_stages", "play"]
+__all__ = ["Context", "Played", "RankRecord", "StepRecord", "play"]
 
 
 class Context(Protocol):
@@ -74,44 +70,6 @@ class RankRecord:
     """After each slot of a step what the rank holds, bytes by category."""
 
 
-class _Feed:
-    """Micro-batches of one step, made before it."""
-
-    def __init__(self, job: Job, rank: int, stages: tuple[int, ...], step: int, device: torch.device) -> None:
-        placement, per_chain = job.plan.placement, job.plan.microbatches_per_chain
-        dp = coordinates(job.run.layout.mesh, rank).dp
-        self._chain_of, self._per_chain = placement.chain_of, per_chain
-        chains = {
-            placement.chain_of[stage]
-            for stage in stages
-            if placement.before[stage] is None or placement.after[stage] is None
-        }
-        self._made = {
-            (chain, mb): micro_batch(job.run, step, dp * job.plan.microbatches + chain * per_chain + mb, device)
-            for chain in chains
-            for mb in range(per_chain)
-        }
-
-    def tokens(self, stage: int, mb: int) -> torch.Tensor:
-        return self._made[self._chain_of[stage], mb][0]
-
-    def targets(self, stage: int, mb: int) -> torch.Tensor:
-        return self._made[self._chain_of[stage], mb][1]
-
-
-class _NoFeed:
-    """Sleepers need no data; a target tells the last one to make a loss."""
-
-    def __init__(self) -> None:
-        self._nothing = torch.zeros(())
-
-    def tokens(self, stage: int, mb: int) -> torch.Tensor:
-        return self._nothing
-
-    def targets(self, stage: int, mb: int) -> torch.Tensor:
-        return self._nothing
-
-
 def play(context: Context, job: Job) -> RankRecord:
     """Play the job on this rank. SpecError if the ranks were not started with the same job."""
     _check_same(context, job)
@@ -128,6 +86,8 @@ def play(context: Context, job: Job) -> RankRecord:
     weights: Gradients | None = None
     pace: Pace | None = None
     if job.times is None:
+        from executor.layers import Feed, build_stages
+
         players, weights = build_stages(job.run, job.plan.placement, stages, groups, device)
     else:
         pace = Pace(job.times)
@@ -151,8 +111,8 @@ def play(context: Context, job: Job) -> RankRecord:
 
     def feed(step: int) -> Any:
         if pace is not None:
-            return _NoFeed()
-        return _Feed(job, context.rank, stages, step, device.torch_device)
+            return NoFeed()
+        return Feed(job, context.rank, stages, step, device.torch_device)
 
     before = _offset(everyone, context)
     records: list[StepRecord] = []
@@ -169,48 +129,6 @@ def play(context: Context, job: Job) -> RankRecord:
     memory = _count(worker, feed(job.warmup + job.steps), everyone, weights) if job.count_memory else ()
     alignment = Alignment(before[0], before[1], after[0], after[1], max(before[2], after[2]))
     return RankRecord(context.rank, tuple(records), alignment, gradients, tuple(losses), memory)
-
-
-def build_stages(
-    run: Run, placement: Placement, stages: tuple[int, ...], groups: Groups, device: Device
-) -> tuple[Mapping[int, Player], Gradients]:
-    """The stages of a pipeline rank with real layers, and what happens to their gradients."""
-    modules = {
-        stage: part_module(run, placement.part_of[stage], placement.parts, device.torch_device)
-        for stage in stages
-    }
-    recomputed = run.layout.recompute.layers_of([len(module.layers) for module in modules.values()])
-    for module, count in zip(modules.values(), recomputed, strict=True):
-        module.recompute(run.layout.recompute.mode, count)
-    tied = None
-    if run.model.tied_embeddings:
-        holders = [m for s, m in modules.items() if placement.part_of[s] in (0, placement.parts - 1)]
-        for module in holders[1:]:
-            module.share_embedding(holders[0])
-        tied = holders[0].embedding if holders else None
-    mesh = run.layout.mesh
-    microbatches = run.batch.global_batch_size // run.layout.micro_batch_size
-    players = {
-        stage: Stage(
-            module,
-            loss=cross_entropy if placement.after[stage] is None else None,
-            scale=1.0 / microbatches,
-            autocast=autocast_dtype(run),
-        )
-        for stage, module in modules.items()
-    }
-    weights = Gradients(
-        {stage: list(module.weights()) for stage, module in modules.items()},
-        placement,
-        groups,
-        device,
-        dtype=gradient_dtype(run),
-        master_dtype=master_dtype(run),
-        tied=tied,
-        zero=run.layout.zero >= 1 and mesh.dp > 1,
-        overlap=run.software.dp_overlap,
-    )
-    return players, weights
 
 
 def _check_same(context: Context, job: Job) -> None:
