@@ -132,8 +132,8 @@ def cut_into_buckets(named: Named, bucket_bytes: int, word_bytes: int) -> list[l
 class Gradients:
     """All gradients of one rank, by stage; the worker's `Weights`.
 
-    `named[stage]` are the stage's weights by canonical name; `tied` the one that several parts share, if this rank holds
-    it: the same Parameter in every stage of the rank.
+    `named[stage]` are the stage's weights by canonical name; `tied` the one that several parts share, if this rank
+    holds it: the same Parameter in every stage of the rank.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from executor.gradients import Gradients
 from executor.groups import Groups
 from executor.job import Job
 from executor.model import cross_entropy, part_module
-from executor.precision import autocast_dtype, gradient_dtype, master_dtype, parameter_dtype
+from executor.precision import autocast_dtype, gradient_dtype, master_dtype
 from executor.stage import Stage
 from executor.worker import Player
 from parsim.axes.mesh import coordinates
@@ -50,8 +50,7 @@ def build_stages(
 ) -> tuple[Mapping[int, Player], Gradients]:
     """The stages of a pipeline rank with real layers, and what happens to their gradients."""
     modules = {
-        stage: part_module(run, placement.part_of[stage], placement.parts, device.torch_device)
-        for stage in stages
+        stage: part_module(run, placement.part_of[stage], placement.parts, device.torch_device) for stage in stages
     }
     recomputed = run.layout.recompute.layers_of([len(module.layers) for module in modules.values()])
     for module, count in zip(modules.values(), recomputed, strict=True):

@@ -1,7 +1,7 @@
 """Memory: what a rank holds after each op. A GPU's allocator knows; on the CPU the tensors are counted.
 
-The count watches every operator PyTorch dispatches and adds the storages that it makes, each once, until they are freed:
-so views and in-place results cost nothing, and what autograd keeps for the backward counts as long as it is kept.
+The count watches every operator PyTorch dispatches and adds the storages that it makes, each once, until they are
+freed. So views and in-place results cost nothing, and what autograd keeps for the backward counts as long as it does.
 """
 
 import weakref

@@ -18,7 +18,7 @@ from executor.groups import Groups
 from executor.job import Job
 from executor.memory import TensorCount
 from executor.precision import activation_dtype
-from executor.worker import Note, Player, Position, Worker
+from executor.worker import Note, Position, Worker
 from parsim.axes.mesh import coordinates
 from parsim.errors import SpecError
 
@@ -145,9 +145,7 @@ def _offset(group: dist.ProcessGroup | None, context: Context) -> tuple[float, f
     return measure_offset(group, context.rank, context.ranks)
 
 
-def _play_step(
-    worker: Worker, feed: Any, everyone: dist.ProcessGroup | None, weights: Gradients | None
-) -> StepRecord:
+def _play_step(worker: Worker, feed: Any, everyone: dist.ProcessGroup | None, weights: Gradients | None) -> StepRecord:
     """All ranks begin together; the step of a rank ends when its device has done everything."""
     device = worker.device
     if weights is not None:
