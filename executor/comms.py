@@ -57,7 +57,9 @@ def routes_of(plan: Plan, rank: int, lookahead: int = 2) -> Routes:
             elif target == rank:
                 number[receive] = len(expected.setdefault(source, []))
                 expected[source].append(receive)
-    return Routes(peer, number, _posts(plan, rank, expected, number, peer, lookahead), _arrived(plan, rank, peer, place))
+    return Routes(
+        peer, number, _posts(plan, rank, expected, number, peer, lookahead), _arrived(plan, rank, peer, place)
+    )
 
 
 def _is_message(op: Op) -> bool:
@@ -168,7 +170,9 @@ class _Tagged:
 class _Channels:
     """NCCL: a group of two for each direction between two ranks, so that no message waits for one of another."""
 
-    def __init__(self, groups: Groups, ranks: Sequence[int], me: int, neighbours: Sequence[tuple[int, int]], backend: str):
+    def __init__(
+        self, groups: Groups, ranks: Sequence[int], me: int, neighbours: Sequence[tuple[int, int]], backend: str
+    ):
         self._out: dict[int, tuple[dist.ProcessGroup, int]] = {}
         self._in: dict[int, tuple[dist.ProcessGroup, int]] = {}
         for source, target in neighbours:
@@ -197,9 +201,7 @@ def make_transport(plan: Plan, groups: Groups, backend: str, channels: bool | No
     if not (backend == "nccl" if channels is None else channels):
         return _Tagged(ranks)
     rank_of = plan.placement.rank_of
-    pairs = {
-        (rank_of[op.stage], rank_of[_other(op, plan).stage]) for _, op in plan.ops() if op.kind in _SENDS
-    }
+    pairs = {(rank_of[op.stage], rank_of[_other(op, plan).stage]) for _, op in plan.ops() if op.kind in _SENDS}
     return _Channels(groups, ranks, ranks.index(groups.rank), sorted(pairs), backend)
 
 

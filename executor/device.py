@@ -147,5 +147,7 @@ def open_device(kind: str, local_rank: int) -> Device:
     if not torch.cuda.is_available():
         raise SpecError("device cuda: torch finds no GPU on this machine; cpu would do")
     if local_rank >= torch.cuda.device_count():
-        raise SpecError(f"device cuda: rank {local_rank} of this node has no GPU: there are {torch.cuda.device_count()}")
+        raise SpecError(
+            f"device cuda: rank {local_rank} of this node has no GPU: there are {torch.cuda.device_count()}"
+        )
     return CudaDevice(local_rank)

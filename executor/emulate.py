@@ -15,7 +15,7 @@ from parsim.plan import Kind, Op, Slot
 
 __all__ = ["NoFeed", "Pace", "Sleeper", "sleep_until"]
 
-_OVERSHOOT_S = 0.5e-3
+_OVERSHOOT_S = 0.15e-3
 """A sleep ends this much late now and then; the rest is spent looking at the clock."""
 
 
@@ -53,7 +53,9 @@ class Pace:
 class Sleeper:
     """A stage that takes time and makes nothing: what it hands on has the right shape and type."""
 
-    def __init__(self, stage: int, pace: Pace, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, stage: int, pace: Pace, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    ) -> None:
         self._stage, self._pace = stage, pace
         self._made = torch.zeros(shape, dtype=dtype, device=device)
         self._loss = torch.zeros((), dtype=dtype, device=device)

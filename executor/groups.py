@@ -50,11 +50,7 @@ class Groups:
     def over_dp(self, pipeline_ranks: Iterable[int]) -> tuple[int, ...]:
         """The global ranks that hold the given pipeline ranks' weights, in all data-parallel replicas."""
         return tuple(
-            sorted(
-                rank_at(self.mesh, Coordinates(dp=dp, pp=pp))
-                for pp in pipeline_ranks
-                for dp in range(self.mesh.dp)
-            )
+            sorted(rank_at(self.mesh, Coordinates(dp=dp, pp=pp)) for pp in pipeline_ranks for dp in range(self.mesh.dp))
         )
 
     def replicas(self) -> tuple[int, ...]:

@@ -165,7 +165,8 @@ def _play_step(worker: Worker, feed: Any, everyone: dist.ProcessGroup | None, we
 def _read(device: Device, notes: list[Note]) -> tuple[Played, ...]:
     times = device.seconds([mark for note in notes for mark in note[1:4]])
     return tuple(
-        Played(str(note.slot), *times[3 * index : 3 * index + 3], note.cpu_s) for index, note in enumerate(notes)
+        Played(str(note.slot), times[3 * index], times[3 * index + 1], times[3 * index + 2], note.cpu_s)
+        for index, note in enumerate(notes)
     )
 
 

@@ -53,9 +53,15 @@ class RunRecord:
         """For each global rank of a step its busy and idle seconds, and the most bytes it held by category."""
         rows = []
         for record in self.ranks:
-            busy = sum(p.ended_s - p.began_s for p in record.steps[step].played if not p.slot.rstrip("0123456789").endswith(("SEND_F", "SEND_B", "REDUCE_GRAD")))
+            busy = sum(
+                p.ended_s - p.began_s
+                for p in record.steps[step].played
+                if not p.slot.rstrip("0123456789").endswith(("SEND_F", "SEND_B", "REDUCE_GRAD"))
+            )
             peak = max((sum(held.values()) for _, held in record.memory), default=None)
-            rows.append({"rank": record.rank, "busy_s": busy, "idle_s": self.step_s[step] - busy, "peak_memory_bytes": peak})
+            rows.append(
+                {"rank": record.rank, "busy_s": busy, "idle_s": self.step_s[step] - busy, "peak_memory_bytes": peak}
+            )
         return rows
 
     def timeline(self, step: int | None = None) -> Timeline:
@@ -69,9 +75,7 @@ class RunRecord:
         rows = [_aligned(record, step, origin) for record in records]
         spans = [span for rank, row in enumerate(rows) for span in _spans(rank, row, rows, self.job.plan)]
         spans.sort(key=lambda span: (span.rank, span.start_s, span.end_s))
-        memory = [
-            sample for rank, record in enumerate(records) for sample in _memory(rank, record.memory, rows[rank])
-        ]
+        memory = [sample for rank, record in enumerate(records) for sample in _memory(rank, record.memory, rows[rank])]
         return Timeline(
             ranks=mesh.pp,
             spans=tuple(spans),

@@ -67,7 +67,9 @@ def run_command(
         _print(job, document)
 
 
-def load_job(name: str, overrides: tuple[str, ...], plan_path: Path | None, *, emulate: bool, times: str | None, **options: Any) -> Job:
+def load_job(
+    name: str, overrides: tuple[str, ...], plan_path: Path | None, *, emulate: bool, times: str | None, **options: Any
+) -> Job:
     """The job that the command line spells: a run with its own schedule or a plan, or a plan with a small model."""
     if name.lower().endswith((".csv", ".json")):
         if plan_path is not None:
@@ -92,7 +94,14 @@ def run_of_plan(plan: Plan, overrides: tuple[str, ...] = ()) -> Run:
     """
     document = {
         "name": plan.name,
-        "model": {"name": "small", "layers": 2 * plan.placement.parts, "hidden": 128, "heads": 4, "ffn": 512, "vocab": 512},
+        "model": {
+            "name": "small",
+            "layers": 2 * plan.placement.parts,
+            "hidden": 128,
+            "heads": 4,
+            "ffn": 512,
+            "vocab": 512,
+        },
         "cluster": "local-cpu",
         "layout": {"mesh": {"pp": plan.placement.ranks}, "precision": "fp32"},
         "batch": {"sequence_length": 64, "global_batch_size": plan.microbatches},

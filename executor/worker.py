@@ -6,6 +6,7 @@ where the device can. What it plays is recorded as notes, marks in time of the d
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -33,8 +34,9 @@ class Player(Protocol):
 class Weights(Protocol):
     """What happens to gradients and weights between the ops: reduced, stepped."""
 
-    done: Callable[[Any], None] | None
-    """Called after a gradient has been added to; None where nobody listens."""
+    def done(self, parameter: Any) -> None:
+        """A gradient has been added to."""
+        ...
 
     def expect_last(self, stage: int) -> None:
         """The op that follows is the last that adds to the gradients of `stage`."""
@@ -77,7 +79,8 @@ class Note(NamedTuple):
     cpu_s: float = 0.0
 
 
-class _Task(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Task:
     """An op with everything that the plan says about it, looked up once."""
 
     index: int
@@ -125,7 +128,10 @@ class Worker:
         self._faults = tuple(faults)
         self._step = 0
         last = {
-            op.stage: op for slot in plan.orders[rank] for op in slot.ops if op.kind in BACKWARD and op.kind is not Kind.I
+            op.stage: op
+            for slot in plan.orders[rank]
+            for op in slot.ops
+            if op.kind in BACKWARD and op.kind is not Kind.I
         }
         present = {op for slot in plan.orders[rank] for op in slot.ops}
         self._slots = tuple(
@@ -244,10 +250,11 @@ def _compute(worker: Worker, task: _Task, given: torch.Tensor | None) -> torch.T
         return player.backward_input(mb, given)
     if weights is not None and task.is_last:
         weights.expect_last(stage)
+    made = None
     if kind is Kind.B:
         made = player.backward(mb, given)
     else:
-        made = player.backward_weight(mb, weights.done if weights is not None else None)
+        player.backward_weight(mb, weights.done if weights is not None else None)
     if weights is not None and task.is_last:
         weights.last_done(stage)
     return made
