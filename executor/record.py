@@ -12,12 +12,12 @@ from typing import Any
 from executor.job import Job
 from executor.play import Played, RankRecord
 from parsim.axes.mesh import Coordinates, rank_at
-from parsim.plan import Kind, Op, Plan, Slot, parse_slot
+from parsim.plan import COMPUTE, Kind, Op, Plan, Slot, parse_slot
 from parsim.timeline import MemorySample, Span, Timeline
 
 __all__ = ["RunRecord", "durations_of", "step_times"]
 
-_STREAMS = {Kind.REDUCE_GRAD: "collective"}
+_ON_COMPUTE = COMPUTE | {Kind.STEP}
 _SENDS = (Kind.SEND_F, Kind.SEND_B)
 
 
@@ -53,14 +53,16 @@ class RunRecord:
         """For each global rank of a step its busy and idle seconds, and the most bytes it held by category."""
         rows = []
         for record in self.ranks:
-            busy = sum(
-                p.ended_s - p.began_s
-                for p in record.steps[step].played
-                if not p.slot.rstrip("0123456789").endswith(("SEND_F", "SEND_B", "REDUCE_GRAD"))
-            )
-            peak = max((sum(held.values()) for _, held in record.memory), default=None)
+            played = record.steps[step].played
+            busy = sum(p.ended_s - p.began_s for p in played if parse_slot(p.slot).first.kind in _ON_COMPUTE)
+            peak = max((held.get("peak_allocated", sum(held.values())) for _, held in record.memory), default=None)
             rows.append(
-                {"rank": record.rank, "busy_s": busy, "idle_s": self.step_s[step] - busy, "peak_memory_bytes": peak}
+                {
+                    "rank": record.rank,
+                    "busy_s": busy,
+                    "idle_s": self.step_s[step] - busy,
+                    "peak_memory_bytes": peak,
+                }
             )
         return rows
 
@@ -146,7 +148,7 @@ def _spans(
         if kind in _SENDS:
             continue
         if kind is Kind.REDUCE_GRAD:
-            yield Span(rank, _STREAMS[kind], slot.first, played.began_s, played.ended_s)
+            yield Span(rank, "collective", slot.first, played.began_s, played.ended_s)
             continue
         waiting = max(played.began_s - idle_from, 0.0)
         idle_from = played.ended_s

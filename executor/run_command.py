@@ -1,6 +1,5 @@
 """`executor run`: a run or a plan in, the recording of real processes out."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -64,7 +63,9 @@ def run_command(
     put_recording(outputs, document, timeline, _drawing(job, record, timeline))
     outputs.write()
     if not outputs.quiet:
-        _print(job, document)
+        from parsim.report import print_measured
+
+        print_measured(document)
 
 
 def load_job(
@@ -146,6 +147,8 @@ def _document(job: Job, record: Any) -> dict[str, Any]:
         "cpu_share": record.cpu_share(middle),
         "clock_error_s": record.clock_error_s,
         "recorded_step": middle,
+        "recorded_step_s": record.step_s[middle],
+        "memory_is": "tensors counted" if job.device == "cpu" else "what PyTorch's allocator holds",
         "per_rank": record.per_rank(middle),
         "run": job.run.document(),
     }
@@ -159,9 +162,3 @@ def _drawing(job: Job, record: Any, timeline: Any) -> Drawing:
         title=f"{job.plan.name}: {what} on {job.ranks} ranks ({job.device})",
         facts=[("measured step time", format_seconds(median(record.step_s)), spread), *bubble_facts(found)],
     )
-
-
-def _print(job: Job, document: Mapping[str, Any]) -> None:
-    from parsim.report import print_measured
-
-    print_measured(document)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_table"]
+__all__ = ["heading", "open_console", "pairs", "print_table"]
 
+_PIPED_WIDTH = 132
 _NUMBER = re.compile(r"[+-]?[\d,.]+(e[+-]\d+)?(%| ?[A-Za-z]+)?")  # with its unit
 _LONG_TEXT = 30  # characters from which a last column of text is folded rather than moved below
 
@@ -61,3 +62,31 @@ def _block(
     for row in rows:
         table.add_row(*(Text(row[place]) for place in places))
     console.print(table)
+
+
+def open_console() -> "Console":
+    """Standard output; piped, wide enough that no column is cut."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PIPED_WIDTH)
+
+
+def heading(console: "Console", title: str, note: str) -> None:
+    """A title, and what it means below it."""
+    console.print(title, style="bold", markup=False)
+    console.print(note, style="dim", markup=False)
+
+
+def pairs(console: "Console", rows: Iterable[tuple[str, str, str]]) -> None:
+    """Headline numbers: name, value, what it means."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    for _ in range(2):
+        grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value, note in rows:
+        grid.add_row(Text(name), Text(value, style="bold"), Text(note, style="dim"))
+    console.print(grid)

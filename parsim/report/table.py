@@ -3,19 +3,18 @@
 Rich is imported when a table is made. Names that come from outside are never read as markup.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from parsim.metrics import BUBBLE_DEFINITIONS
-from parsim.report.columns import print_table
+from parsim.report.columns import heading, open_console, pairs, print_table
 from parsim.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_comparison", "print_rows", "print_schedule", "print_schedules", "print_simulation"]
+__all__ = ["bubble_lines", "print_comparison", "print_rows", "print_schedule", "print_schedules", "print_simulation"]
 
-_PIPED_WIDTH = 132
 _MOST_ROWS = 64
 _BUBBLES = {"of_makespan": "of makespan", "of_span": "of span", "over_ideal": "over ideal"}
 _SHORT = {"parameters": "params", "gradients": "grads", "communication": "comm", "temporaries": "temp"}
@@ -23,13 +22,13 @@ _SHORT = {"parameters": "params", "gradients": "grads", "communication": "comm",
 
 def print_schedule(document: Mapping[str, Any], console: "Console | None" = None) -> None:
     """One schedule: its makespan and bubbles, and a line for each rank."""
-    console = console or _console()
-    _heading(console, _size(document), f"times {_times(document['times'])}")
-    _pairs(
+    console = console or open_console()
+    heading(console, _size(document), f"times {_times(document['times'])}")
+    pairs(
         console,
         [
             ("makespan", f"{document['makespan']:g}", f"ideal {document['ideal']:g}: the work of the busiest rank"),
-            *_bubble(document),
+            *bubble_lines(document),
         ],
     )
     rows = [
@@ -53,10 +52,10 @@ def print_schedule(document: Mapping[str, Any], console: "Console | None" = None
 
 def print_schedules(document: Mapping[str, Any], console: "Console | None" = None) -> None:
     """All schedules of one size: a line for each, the least over its ideal first, and why others are not there."""
-    console = console or _console()
+    console = console or open_console()
     played = sorted(document["schedules"], key=lambda one: (one["bubble"]["over_ideal"], one["schedule"]))
     first = played[0]
-    _heading(
+    heading(
         console,
         f"{first['pp']} pipeline ranks, {first['microbatches']} micro-batches",
         f"times {_times(first['times'])}",
@@ -84,11 +83,11 @@ def print_schedules(document: Mapping[str, Any], console: "Console | None" = Non
 
 def print_simulation(document: Mapping[str, Any], console: "Console | None" = None) -> None:
     """A predicted step: the headline, where the time goes, and a line for each rank with its memory by category."""
-    console = console or _console()
+    console = console or open_console()
     for warning in document.get("warnings", ()):
         console.print(f"warning: {warning}", style="yellow", markup=False)
     step = document["step_time_s"]
-    _pairs(
+    pairs(
         console,
         [
             ("step time", format_seconds(step), f"{document['tokens_per_s']:,.0f} tokens/s"),
@@ -98,7 +97,7 @@ def print_simulation(document: Mapping[str, Any], console: "Console | None" = No
                 f"per GPU, {document['tokens_per_s_per_gpu']:,.0f} tokens/s per GPU",
             ),
             ("MFU", f"{document['mfu']:.1%}", "model FLOP/s over the GPU's peak in the run's precision"),
-            *_bubble(document),
+            *bubble_lines(document),
             (
                 "peak memory",
                 format_bytes(document["peak_memory_bytes"]),
@@ -127,11 +126,11 @@ def print_comparison(
     document: Mapping[str, Any], labels: Sequence[str] = ("a", "b"), console: "Console | None" = None
 ) -> None:
     """What explains the difference of two recordings or results, the largest term first."""
-    console = console or _console()
+    console = console or open_console()
     a, b = labels
     total = document["total"]
     ratio = "-" if total.get("ratio") is None else f"{total['ratio']:.4g}"
-    _heading(console, f"{a} and {b}", f"{total['cause'].replace('_', ' ')}: {b} / {a} = {ratio}")
+    heading(console, f"{a} and {b}", f"{total['cause'].replace('_', ' ')}: {b} / {a} = {ratio}")
     rows = [_difference(cause["cause"].replace("_", " "), cause) for cause in [*document["causes"], total]]
     print_table(
         console,
@@ -155,7 +154,7 @@ def print_comparison(
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]], console: "Console | None" = None) -> None:
     """Rows that share their keys, a column for each: what `parsim list` prints."""
-    console = console or _console()
+    console = console or open_console()
     if not rows:
         console.print(f"no {title}", style="dim", markup=False)
         return
@@ -199,7 +198,8 @@ def _exposed(document: Mapping[str, Any]) -> list[tuple[str, float]]:
     return [("compute", compute), *exposed]
 
 
-def _bubble(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def bubble_lines(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The bubbles of a document with their definitions."""
     definitions = document.get("definitions", BUBBLE_DEFINITIONS)
     return [
         (f"bubble {short}", f"{document['bubble'][name]:.2%}", definitions[name]) for name, short in _BUBBLES.items()
@@ -234,37 +234,3 @@ def _times(times: Mapping[str, Any]) -> str:
         f"{name}={':'.join(f'{t:g}' for t in (value if isinstance(value, list | tuple) else [value]))}"
         for name, value in times.items()
     )
-
-
-def _flat(value: object, path: str = "") -> Iterable[tuple[str, object]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flat(item, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
-
-
-def _console() -> "Console":
-    """Standard output; piped, wide enough that no column is cut."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PIPED_WIDTH)
-
-
-def _heading(console: "Console", title: str, note: str) -> None:
-    console.print(title, style="bold", markup=False)
-    console.print(note, style="dim", markup=False)
-
-
-def _pairs(console: "Console", rows: Iterable[tuple[str, str, str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 2))
-    for _ in range(2):
-        grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value, note in rows:
-        grid.add_row(Text(name), Text(value, style="bold"), Text(note, style="dim"))
-    console.print(grid)
