@@ -4,7 +4,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from executor.emulation_times import roofline_times, seconds_table
+from executor.emulation_times import check_table, roofline_times, seconds_table
 from executor.fault import parse_fault
 from executor.job import Job, job_of, labels_of
 from parsim.axes.mesh import coordinates
@@ -15,6 +15,7 @@ from parsim.cost.unit import UnitCost
 from parsim.errors import ScheduleError, SpecError
 from parsim.metrics import bubble
 from parsim.plan import Plan
+from parsim.simulation import plan_of
 from parsim.spec import Run, load_run, run_from_document
 from parsim.timeline import timeline_document
 from parsim.units import format_seconds
@@ -85,7 +86,8 @@ def load_job(
         raise SpecError("--times are for --emulate: without it ops take the time they take")
     table: UnitCost | None = None
     if emulate:
-        table = seconds_table(times) if times is not None else roofline_times(run, plan)
+        table = roofline_times(run, plan) if times is None else seconds_table(times)
+        check_table(table, plan_of(run, plan))
     return job_of(run, plan, times=table, **options)
 
 
