@@ -1,8 +1,9 @@
 """simulate(run): from a run to a predicted step.
 
-The run's schedule becomes a plan, the roofline prices it, an engine plays it, and the recording is read: step time,
-bubbles, exposed times by cause, memory on every pipeline rank. Ranks that are alike are played once, one lane for
-all replicas; jitter, slow ranks or `every_rank` unfold the data-parallel replicas into lanes of their own.
+The run's schedule becomes a plan, the roofline (or what was measured) prices it, an engine plays it, and the recording
+is read: step time, bubbles, exposed times by cause, memory on every pipeline rank. Ranks that are alike are played
+once, one lane for all replicas; jitter, slow ranks or `every_rank` unfold the data-parallel replicas into lanes of
+their own.
 """
 
 import math
@@ -11,7 +12,7 @@ from dataclasses import replace
 from typing import Literal
 
 from parsim.axes.mesh import Coordinates, coordinates
-from parsim.cost.roofline import RooflineCost
+from parsim.cost import RooflineCost, StepCost
 from parsim.errors import ScheduleError, SpecError
 from parsim.memory import RankMemory, memory_of, memory_samples
 from parsim.metrics import RankUse, bubble, busy_seconds
@@ -34,6 +35,7 @@ def simulate(
     *,
     engine: Engine = "path",
     plan: Plan | None = None,
+    cost: StepCost | None = None,
     every_rank: bool = False,
     steps: int = 1,
     jitter: float = 0.0,
@@ -43,7 +45,8 @@ def simulate(
     """Predict one step of `run` (with several, the one in the middle, and the time of each).
 
     `jitter` is the sigma of a lognormal factor of mean 1 on every op, `slow_ranks` factors by global rank, `seed`
-    overrides the run's. `plan` plays instead of the run's schedule. Raises LayoutError for a run that cannot be
+    overrides the run's. `plan` plays instead of the run's schedule, `cost` (measured times) prices it instead
+    of the roofline. Raises LayoutError for a run that cannot be
     priced, ScheduleError for a schedule or plan that does not fit it, SpecError for impossible noise.
     """
     if engine not in _PLAYERS:
@@ -51,7 +54,7 @@ def simulate(
     if steps < 1:
         raise SpecError(f"steps {steps}: at least 1")
     full_plan = plan_of(run, plan)
-    cost = RooflineCost(run, full_plan.placement)
+    cost = RooflineCost(run, full_plan.placement) if cost is None else cost
     memory = memory_of(run, full_plan)
     program = compile_plan(full_plan)
     priced = _stretched(prices(program, cost), cost.straggler)
@@ -124,7 +127,7 @@ def _lane(mesh: Mesh, at: Coordinates) -> int:
     return at.dp * mesh.cp + at.cp
 
 
-def _evidence(run: Run, cost: RooflineCost) -> dict[str, list[str]]:
+def _evidence(run: Run, cost: StepCost) -> dict[str, list[str]]:
     """Every number's name under its grade: the cost model's, the machine's, the run's, and defaults not stated."""
     grades = {**cost.evidence, **{f"run.{name}": str(known.grade) for name, known in run.evidence.items()}}
     grades |= dict.fromkeys((f"run.{name}" for name in run.assumed), "assumed")
@@ -136,7 +139,7 @@ def _evidence(run: Run, cost: RooflineCost) -> dict[str, list[str]]:
 
 def _read(
     run: Run,
-    cost: RooflineCost,
+    cost: StepCost,
     memory: tuple[RankMemory, ...],
     played: Played,
     times: tuple[float, ...],
@@ -181,7 +184,7 @@ def _slowest_lane(played: Played) -> int:
     return last[0] if len(last) == 1 else max(last, key=lambda lane: sum(played.busy(lane)))
 
 
-def _exposed(plan: Plan, cost: RooflineCost, ranks: list[list[Span]], makespan: float) -> dict[str, float]:
+def _exposed(plan: Plan, cost: StepCost, ranks: list[list[Span]], makespan: float) -> dict[str, float]:
     """Seconds of the step by cause, averaged over pipeline ranks.
 
     Inside an op, what its segments expose; before a STEP, waiting for gradients is "dp"; all other idle time of the

@@ -67,8 +67,10 @@ class StepResult:
         return self.model_flops / self.step_time_s / self.run.ranks / 1e12
 
     @property
-    def mfu(self) -> float:
-        """Model FLOP/s as a share of the GPU's peak in the run's precision."""
+    def mfu(self) -> float | None:
+        """Model FLOP/s as a share of the GPU's peak in the run's precision; None if its file has none (fp64)."""
+        if self.run.layout.precision == "fp64":
+            return None
         peak = self.run.cluster.node.gpu.peak_flops_per_s(self.run.layout.precision)
         return self.model_tflops_per_gpu * 1e12 / peak
 

@@ -112,6 +112,12 @@ def simulate(
         Path | None,
         typer.Option(metavar="FILE", help="Play a plan of your own (CSV or JSON) instead of the run's schedule."),
     ] = None,
+    cost: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Measured times instead of predicted ones: of `executor calibrate` or `run`."
+        ),
+    ] = None,
     every_rank: Annotated[
         bool, typer.Option("--every-rank", help="Play every data-parallel replica, not one for all that are alike.")
     ] = False,
@@ -143,6 +149,7 @@ def simulate(
         tuple(overrides or ()),
         engine,
         plan,
+        cost,
         every_rank,
         steps,
         jitter,

@@ -1,16 +1,23 @@
 """`parsim simulate`: a run file in, a predicted step out."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parsim.cli.drawing import Drawing, bubble_facts, put_recording
 from parsim.cli.output import Outputs, json_text
 from parsim.cli.schedule import read_plan
+from parsim.cost import StepCost
 from parsim.errors import SpecError
+from parsim.files import parse_json_text, read_text
+from parsim.plan import Plan
 from parsim.step_result import StepResult
 from parsim.timeline import timeline_document
 from parsim.units import format_bytes, format_seconds
 
-__all__ = ["simulate_command"]
+if TYPE_CHECKING:
+    from parsim.spec import Run
+
+__all__ = ["read_cost", "simulate_command"]
 
 _MOST_STEPS = 10_000  # beyond it percentiles tell nothing new
 
@@ -20,6 +27,7 @@ def simulate_command(
     overrides: tuple[str, ...],
     engine: str,
     plan_path: Path | None,
+    cost_path: Path | None,
     every_rank: bool,
     steps: int,
     jitter: str | None,
@@ -35,10 +43,13 @@ def simulate_command(
     if steps > _MOST_STEPS:
         raise SpecError(f"--steps {steps}: at most {_MOST_STEPS}")
     outputs = Outputs(**paths)
+    run = load_run(name, overrides)
+    plan = None if plan_path is None else read_plan(plan_path)
     result = simulate(
-        load_run(name, overrides),
+        run,
         engine=engine,  # type: ignore[arg-type]
-        plan=None if plan_path is None else read_plan(plan_path),
+        plan=plan,
+        cost=None if cost_path is None else read_cost(cost_path, run, plan),
         every_rank=every_rank,
         steps=steps,
         jitter=0.0 if jitter is None else parse_jitter(jitter),
@@ -54,6 +65,18 @@ def simulate_command(
         from parsim.report import print_simulation
 
         print_simulation(document)
+
+
+def read_cost(path: Path, run: "Run", plan: Plan | None = None) -> StepCost:
+    """The costs in a user's file, for the stages of a run (or of a plan for it). ParsimError that names the file."""
+    from parsim.cost import cost_from_document
+    from parsim.simulation import plan_of
+
+    text = read_text(path, "cost file")
+    try:
+        return cost_from_document(parse_json_text(text), plan_of(run, plan).placement, run)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
 
 
 def _slow_ranks(items: tuple[str, ...]) -> dict[int, float]:
@@ -75,7 +98,7 @@ def _drawing(result: StepResult) -> Drawing:
         title=f"{run.model.name} on {run.ranks:,} × {run.cluster.node.gpu.name}",
         facts=[
             ("step time", format_seconds(result.step_time_s), f"{result.tokens_per_s:,.0f} tokens/s"),
-            ("MFU", f"{result.mfu:.1%}", rate),
+            ("MFU", "-" if result.mfu is None else f"{result.mfu:.1%}", rate),
             *bubble_facts(result.bubble),
             ("peak memory", format_bytes(result.peak_memory_bytes), memory),
         ],

@@ -1,22 +1,24 @@
-"""What things cost in time: unit times given by hand, and a roofline of a transformer's ops on a GPU.
+"""What things cost in time: unit times given by hand, a roofline of a transformer's ops on a GPU, measured times.
 
-The roofline reads specifications, which take a moment to import; it is loaded when it is first asked for.
+Those that read specifications, which take a moment to import, are loaded when they are first asked for.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from parsim.cost.cost import Cost
+from parsim.cost.cost import Cost, StepCost
 from parsim.cost.unit import UnitCost, parse_times
 
 if TYPE_CHECKING:
+    from parsim.cost.measured import MeasuredCost, cost_from_document
     from parsim.cost.roofline import RooflineCost
 
-__all__ = ["Cost", "RooflineCost", "UnitCost", "parse_times"]
+__all__ = ["Cost", "MeasuredCost", "RooflineCost", "StepCost", "UnitCost", "cost_from_document", "parse_times"]
+
+_HOMES = {"MeasuredCost": "measured", "RooflineCost": "roofline", "cost_from_document": "measured"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "RooflineCost":
-        from parsim.cost.roofline import RooflineCost
-
-        return RooflineCost
+    if name in _HOMES:
+        return getattr(import_module(f"parsim.cost.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

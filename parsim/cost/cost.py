@@ -3,11 +3,12 @@
 An op's duration depends on its kind and stage, never on its micro-batch; a message's delay on the two stages.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from parsim.plan.op import Slot
 
-__all__ = ["Cost"]
+__all__ = ["Cost", "StepCost"]
 
 
 class Cost(Protocol):
@@ -19,4 +20,22 @@ class Cost(Protocol):
 
     def hop_seconds(self, source: int, target: int) -> float:
         """Delay of the message that stage `source` hands to stage `target` on another rank."""
+        ...
+
+
+class StepCost(Cost, Protocol):
+    """A source of times that can also tell what of them is communication, and where they come from."""
+
+    def exposed_seconds(self, slot: Slot) -> Mapping[str, float]:
+        """The part of a slot's seconds by cause: axes whose communication shows, and the optimizer in STEP."""
+        ...
+
+    @property
+    def straggler(self) -> float:
+        """What a whole step is stretched by: on large jobs, its slowest ranks and its barrier."""
+        ...
+
+    @property
+    def evidence(self) -> Mapping[str, str]:
+        """The grade of every number that the times come from."""
         ...

@@ -89,7 +89,7 @@ def every_second_matmul_bytes(run: Run) -> float:
     """
     at, model = tokens_of(run), run.model
     query, value = model.heads * model.head_dim / at.tp, max(model.kv_heads / at.tp, 1) * model.head_dim
-    statistics = 4 * at.sequence * at.sequences * model.heads / at.tp
+    statistics = max(4, at.word) * at.sequence * at.sequences * model.heads / at.tp
     inputs = 2 if run.software.ops == "eager" else 1
     return inputs * _hidden(run, at) / at.sp + at.column * (2 * query + value + model.ffn / at.tp) + statistics
 
@@ -108,7 +108,7 @@ def _attention(run: Run, at: Tokens) -> tuple[Entry, ...]:
                 "attention", u * query, forward=(word + dropped) * scores, backward=(4 * word + dropped) * scores
             )
     else:
-        statistics = 4 * at.sequence * at.sequences * model.heads / t  # fp32 log-sum-exp
+        statistics = max(4, word) * at.sequence * at.sequences * model.heads / t  # log-sum-exp, fp32 or wider
         core = Entry("attention", u * query + statistics, backward=u * (3 * query + 2 * (both - query)))
     return (
         Entry("norm 1", saved=2 * hidden / at.sp, kept=hidden / at.sp),

@@ -14,7 +14,7 @@ from parsim.spec import Run
 
 __all__ = ["BytesPerParameter", "bytes_per_parameter", "framework_buffers", "state_bytes"]
 
-_MOMENTS = {"adam": 8, "lamb": 8, "sgd": 0, "momentum": 4}
+_MOMENTS = {"adam": 2, "lamb": 2, "sgd": 0, "momentum": 1}  # numbers kept per parameter: fp32, in fp64 runs fp64
 _PYTORCH_PIPELINING = frozenset({"torchtitan"})
 _GEMM_WORKSPACE = 64 * 2**20  # cuBLAS and Transformer Engine; measured on Megatron-core runs
 
@@ -35,12 +35,13 @@ def bytes_per_parameter(run: Run) -> BytesPerParameter:
         raise LayoutError(
             f"software.optimizer {software.optimizer!r}: its states are not modelled; {', '.join(_MOMENTS)} would do"
         )
+    moment_bytes = 8 if layout.precision == "fp64" else 4
     shards = layout.zero_group or layout.mesh.dp * layout.mesh.cp
     zero = layout.zero_stage
     return BytesPerParameter(
         parameters=software.parameter_bytes / (shards if zero >= 3 else 1),
         gradients=software.gradient_bytes / (shards if zero >= 2 else 1),
-        optimizer=(software.master_bytes + _MOMENTS[software.optimizer]) / (shards if zero >= 1 else 1),
+        optimizer=(software.master_bytes + moment_bytes * _MOMENTS[software.optimizer]) / (shards if zero >= 1 else 1),
     )
 
 

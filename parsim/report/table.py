@@ -96,7 +96,7 @@ def print_simulation(document: Mapping[str, Any], console: "Console | None" = No
                 f"{document['model_tflops_per_gpu']:.4g} TFLOP/s",
                 f"per GPU, {document['tokens_per_s_per_gpu']:,.0f} tokens/s per GPU",
             ),
-            ("MFU", f"{document['mfu']:.1%}", "model FLOP/s over the GPU's peak in the run's precision"),
+            ("MFU", _share(document["mfu"]), "model FLOP/s over the GPU's peak in the run's precision"),
             *bubble_lines(document),
             (
                 "peak memory",
@@ -215,6 +215,10 @@ def _difference(name: str, row: Mapping[str, Any]) -> list[str]:
         a, b, delta = (format_bytes(row[key]) for key in ("a", "b", "delta"))
         return [name.removesuffix(" bytes"), a, b, delta if delta.startswith("-") else f"+{delta}"]
     return [name, _number(row["a"]), _number(row["b"]), _number(row["delta"], "+")]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
 
 
 def _number(value: float, sign: str = "") -> str:

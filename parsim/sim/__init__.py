@@ -9,6 +9,7 @@ from parsim.sim.played import Played, latest_first_starts
 from parsim.sim.prices import Prices, prices, stack
 from parsim.sim.program import SENDS, Program, Sends
 from parsim.sim.recording import recording
+from parsim.sim.replay import replay
 
 __all__ = [
     "SENDS",
@@ -26,5 +27,6 @@ __all__ = [
     "play_events",
     "prices",
     "recording",
+    "replay",
     "stack",
 ]

@@ -16,7 +16,12 @@ def check_run(model: ModelSpec, cluster: ClusterSpec, layout: Layout, software: 
     _check_sequence(model, layout, sequence)
     _check_experts(model, layout)
     _check_sharding(layout)
-    cluster.node.gpu.peak_flops_per_s(layout.precision)
+    if (
+        layout.precision != "fp64"
+    ):  # no file has its rate: it is there to check results, and only measured costs price it
+        cluster.node.gpu.peak_flops_per_s(layout.precision)
+    elif software.params_dtype != "fp64":
+        raise LayoutError(f"software.params_dtype {software.params_dtype}: weights of an fp64 run are fp64")
     kernels = cluster.node.gpu.efficiency.attention
     if software.attention in ("flash2", "flash3", "cudnn") and software.attention not in kernels:
         raise LayoutError(

@@ -13,6 +13,7 @@ from parsim.spec.split import Split
 __all__ = ["Layout", "Mesh", "Offload", "Precision", "RecomputeModule", "RecomputeSpec"]
 
 Precision = Literal[
+    "fp64",
     "fp32",
     "tf32",
     "bf16",
@@ -139,4 +140,4 @@ class Layout(Spec):
     @property
     def word_bytes(self) -> int:
         """Bytes of an element of activations and of the weights that are computed with."""
-        return 4 if self.precision in ("fp32", "tf32") else 2
+        return 8 if self.precision == "fp64" else 4 if self.precision in ("fp32", "tf32") else 2

@@ -74,10 +74,12 @@ class Run(Spec):
         if software.attention is None:
             values["attention"] = next(iter(cluster.node.gpu.efficiency.attention))
             stated.discard("attention")
-        if "params_dtype" not in stated and layout.precision in ("fp16", "fp32", "tf32"):
-            values["params_dtype"] = "fp16" if layout.precision == "fp16" else "fp32"
+        if "params_dtype" not in stated and layout.precision in ("fp16", "fp32", "fp64", "tf32"):
+            values["params_dtype"] = "fp32" if layout.precision == "tf32" else layout.precision
             if layout.precision != "fp16" and "master_weights" not in stated:
                 values["master_weights"] = None
+        if "gradient_dtype" not in stated and layout.precision == "fp64":
+            values["gradient_dtype"] = "fp64"
         if values:
             software = software.model_copy(update=values)
             software.model_fields_set.intersection_update(stated)

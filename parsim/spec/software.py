@@ -38,9 +38,9 @@ Loss = Annotated[
     Literal["megatron", "te_fused", "torch", "compiled"],
     BeforeValidator(lambda name: _LOSSES.get(name, name) if isinstance(name, str) else name),
 ]
-_STORED_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+_STORED_BYTES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
 _MAY_BE_NONE = ("master_weights", "vocab_pad_multiple")  # for other fields null is "not stated"
-Stored = Literal["fp32", "bf16", "fp16"]
+Stored = Literal["fp64", "fp32", "bf16", "fp16"]
 Probability = Annotated[float, Field(strict=True, ge=0, lt=1, allow_inf_nan=False)]
 
 _FP16_MEGATRON = {
@@ -102,11 +102,11 @@ class Software(Spec):
     ops: Literal["eager", "fused", "compiled"] = "fused"
     """Elementwise work: PyTorch's ops one by one, hand-fused kernels, or a compiler's."""
     params_dtype: Stored = "bf16"
-    """In a Run of precision fp16 or fp32: that type, unless stated."""
+    """In a Run of precision fp16, fp32 or fp64: that type, unless stated."""
     master_weights: Literal["fp32"] | None = "fp32"
     """Extra copy of the weights in the optimizer; None: the parameters themselves are the masters."""
     gradient_dtype: Stored = "fp32"
-    """In which gradients are accumulated and reduced."""
+    """In which gradients are accumulated and reduced. In a Run of precision fp64: fp64, unless stated."""
     fused_weight_gradient: Flag = True
     """The matmul adds the weight gradient into the gradient buffer."""
     fused_moe_activation: Flag = True
