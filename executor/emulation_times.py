@@ -3,7 +3,7 @@
 from parsim.cost import RooflineCost, UnitCost, parse_times
 from parsim.errors import ScheduleError, SpecError
 from parsim.plan import COMPUTE, Kind, Plan
-from parsim.simulation import plan_of
+from parsim.run_plan import plan_of
 from parsim.spec import Run
 from parsim.units import parse_quantity
 

@@ -11,7 +11,7 @@ from executor.fault import Fault
 from parsim.cost.unit import UnitCost
 from parsim.errors import ScheduleError, SpecError
 from parsim.plan import Kind, Plan, add_p2p, check, plan_document
-from parsim.simulation import plan_of
+from parsim.run_plan import plan_of
 from parsim.spec import Rule, Run, check_rules
 
 __all__ = ["PLAYED", "RULES", "Device", "Job", "job_of", "labels_of", "messages_of"]

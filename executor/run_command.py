@@ -15,7 +15,7 @@ from parsim.cost.unit import UnitCost
 from parsim.errors import ScheduleError, SpecError
 from parsim.metrics import bubble
 from parsim.plan import Plan
-from parsim.simulation import plan_of
+from parsim.run_plan import plan_of
 from parsim.spec import Run, load_run, run_from_document
 from parsim.timeline import timeline_document
 from parsim.units import format_seconds

@@ -13,18 +13,18 @@ from typing import Literal
 
 from parsim.axes.mesh import Coordinates, coordinates
 from parsim.cost import RooflineCost, StepCost
-from parsim.errors import ScheduleError, SpecError
+from parsim.errors import SpecError
 from parsim.memory import RankMemory, memory_of, memory_samples
 from parsim.metrics import RankUse, bubble, busy_seconds
 from parsim.model.flops import model_flops
-from parsim.plan import COMPUTE, Kind, Plan, add_gradient_reduction, add_optimizer_step, check
-from parsim.schedules import build
+from parsim.plan import COMPUTE, Kind, Plan
+from parsim.run_plan import plan_of
 from parsim.sim import Noise, Played, Prices, compile_plan, latest_first_starts, play, play_events, prices, recording
 from parsim.spec import Mesh, Run
 from parsim.step_result import RankRow, StepResult
 from parsim.timeline import Span
 
-__all__ = ["plan_of", "simulate"]
+__all__ = ["simulate"]
 
 Engine = Literal["path", "events"]
 _PLAYERS = {"path": play, "events": play_events}
@@ -45,9 +45,9 @@ def simulate(
     """Predict one step of `run` (with several, the one in the middle, and the time of each).
 
     `jitter` is the sigma of a lognormal factor of mean 1 on every op, `slow_ranks` factors by global rank, `seed`
-    overrides the run's. `plan` plays instead of the run's schedule, `cost` (measured times) prices it instead
-    of the roofline. Raises LayoutError for a run that cannot be
-    priced, ScheduleError for a schedule or plan that does not fit it, SpecError for impossible noise.
+    overrides the run's. `plan` plays instead of the run's schedule, `cost` (measured times) prices it instead of the
+    roofline. Raises LayoutError for a run that cannot be priced, ScheduleError for a schedule or plan that does not fit
+    it, SpecError for impossible noise.
     """
     if engine not in _PLAYERS:
         raise SpecError(f"engine {engine}: one of {', '.join(_PLAYERS)}")
@@ -70,37 +70,6 @@ def simulate(
     times = (first.makespan, *(take(step).makespan for step in range(1, steps)))
     middle = sorted(range(steps), key=times.__getitem__)[(steps - 1) // 2]
     return _read(run, cost, memory, take(middle) if middle else first, times, every_rank)
-
-
-def plan_of(run: Run, plan: Plan | None = None) -> Plan:
-    """The plan a run plays: its schedule's, or the given one if it fits the run; with gradient reduction and
-    optimizer step. Raises ScheduleError where the schedule is not defined at this size, or the plan does not fit.
-    """
-    layout = run.layout
-    if plan is None:
-        options = {} if layout.group_size is None else {"group_size": layout.group_size}
-        plan = build(layout.schedule, layout.mesh.pp, run.microbatches, layout.stages_per_rank, **options)
-    else:
-        check(plan)
-        plan = _computing(plan)
-        if plan.placement.ranks != layout.mesh.pp:
-            raise ScheduleError(
-                f"plan {plan.name} has {plan.placement.ranks} pipeline ranks, the run has pp {layout.mesh.pp}"
-            )
-        if plan.microbatches != run.microbatches:
-            batch = f"global batch {run.batch.global_batch_size} / (micro-batch {layout.micro_batch_size} * "
-            raise ScheduleError(
-                f"plan {plan.name} plays {plan.microbatches} micro-batches, the run has {run.microbatches} "
-                f"({batch}dp {layout.mesh.dp})); a global batch of "
-                f"{plan.microbatches * layout.micro_batch_size * layout.mesh.dp} would do"
-            )
-    return add_optimizer_step(add_gradient_reduction(plan))
-
-
-def _computing(plan: Plan) -> Plan:
-    """A plan's F, B, I and W: the run adds reductions and steps of its own."""
-    orders = tuple(tuple(slot for slot in order if slot.first.kind in COMPUTE) for order in plan.orders)
-    return replace(plan, orders=orders)
 
 
 def _stretched(priced: Prices, factor: float) -> Prices:

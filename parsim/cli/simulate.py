@@ -70,7 +70,7 @@ def simulate_command(
 def read_cost(path: Path, run: "Run", plan: Plan | None = None) -> StepCost:
     """The costs in a user's file, for the stages of a run (or of a plan for it). ParsimError that names the file."""
     from parsim.cost import cost_from_document
-    from parsim.simulation import plan_of
+    from parsim.run_plan import plan_of
 
     text = read_text(path, "cost file")
     try:

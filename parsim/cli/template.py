@@ -111,7 +111,7 @@ def _split(layers: int, pp: int) -> str | None:
 
 def check_command(target: str | None, schema: bool) -> None:
     """Say that a run or a plan is sound, or what is wrong with it."""
-    from parsim.simulation import plan_of
+    from parsim.run_plan import plan_of
     from parsim.spec import Run, load_run
     from parsim.spec.split import layers_of_parts
 

@@ -12,8 +12,9 @@ from parsim.cost import MeasuredCost, cost_from_document
 from parsim.cost.measured import durations_of, medians_of
 from parsim.errors import LayoutError, ParsimError, SpecError
 from parsim.plan import Kind, Op, Plan, Slot
+from parsim.run_plan import plan_of
 from parsim.schedules import build
-from parsim.simulation import plan_of, simulate
+from parsim.simulation import simulate
 from parsim.spec import Run, load_run
 from parsim.timeline import Span, Timeline, timeline_document
 
