@@ -103,7 +103,7 @@ def compare_timelines(a: Timeline, b: Timeline) -> Comparison:
         Difference("makespan", a.makespan_s, b.makespan_s),
         _largest_first(causes),
         _differing_ops(a, b),
-        tuple(_differences(a.run, b.run)),
+        _differing_fields(a.run, b.run),
     )
 
 
@@ -116,7 +116,7 @@ def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
         "results",
         Difference("step_time", a["step_time_s"], b["step_time_s"]),
         _largest_first(causes),
-        differences=tuple(_differences(a.get("run") or {}, b.get("run") or {})),
+        differences=_differing_fields(a.get("run"), b.get("run")),
         numbers=tuple(Difference(name, a[name], b[name]) for name in _NUMBERS if _is_number(a.get(name), b.get(name))),
     )
 
@@ -161,6 +161,11 @@ def _differing_ops(a: Timeline, b: Timeline) -> tuple[Difference, ...]:
     )
     ranked = sorted((op for op in found if op.delta), key=lambda op: (-abs(op.delta), op.rank, op.name))
     return tuple(ranked[:_MOST_OPS])
+
+
+def _differing_fields(a: Any, b: Any) -> tuple[tuple[str, Any, Any], ...]:
+    """Fields of two runs that differ; none where a recording does not say of which run it is."""
+    return tuple(_differences(a, b)) if a and b else ()
 
 
 def _differences(a: Any, b: Any, path: str = "") -> Iterable[tuple[str, Any, Any]]:
