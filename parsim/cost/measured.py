@@ -25,10 +25,16 @@ from parsim.plan.placement import Placement
 from parsim.spec import Run
 from parsim.timeline import Span, Timeline, timeline_from_document
 
-__all__ = ["MeasuredCost", "cost_from_document", "durations_of", "medians_of"]
+__all__ = ["KINDS", "MeasuredCost", "cost_from_document", "durations_of", "medians_of"]
 
 Seconds = tuple[float | None, ...]
-KINDS = (*(kind.value for kind in (Kind.F, Kind.I, Kind.W, Kind.B)), "FB", Kind.REDUCE_GRAD.value, Kind.STEP.value)
+KINDS: tuple[str, ...] = (
+    *(kind.value for kind in (Kind.F, Kind.I, Kind.W, Kind.B)),
+    "FB",
+    Kind.REDUCE_GRAD.value,
+    Kind.STEP.value,
+)
+"""Names of a cost file's rows, in their order."""
 _END = frozenset({Kind.REDUCE_GRAD, Kind.STEP})
 _MESSAGES = frozenset({Kind.SEND_F, Kind.RECV_F, Kind.SEND_B, Kind.RECV_B})
 
