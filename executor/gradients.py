@@ -28,6 +28,10 @@ __all__ = ["BUCKET_BYTES", "Bucket", "Gradients", "Named", "cut_into_buckets"]
 
 Named = Sequence[tuple[str, nn.Parameter]]
 
+# PyTorch 2.13 renamed them.
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 BUCKET_BYTES = 25 * 2**20
 """What PyTorch's DDP takes by default."""
 
@@ -94,7 +98,7 @@ class Bucket:
         if self.group is None:
             return
         if self.shards > 1 and self.group is self.shard_group:
-            work = dist.reduce_scatter_tensor(self.slice_of(self.flat), self.flat, group=self.group, async_op=True)
+            work = _reduce_scatter(self.slice_of(self.flat), self.flat, group=self.group, async_op=True)
         else:
             work = dist.all_reduce(self.flat, group=self.group, async_op=True)
         assert work is not None
@@ -113,7 +117,7 @@ class Bucket:
     def gather(self) -> None:
         """Collect the other ranks' slices of the stepped weights."""
         if self.weights is not None and self.shard_group is not None:
-            dist.all_gather_into_tensor(self.weights, self.slice_of(self.weights).clone(), group=self.shard_group)
+            _all_gather(self.weights, self.slice_of(self.weights).clone(), group=self.shard_group)
 
 
 def cut_into_buckets(named: Named, bucket_bytes: int, word_bytes: int) -> list[list[tuple[str, nn.Parameter]]]:
@@ -305,7 +309,7 @@ class Gradients:
             flat = bucket.flat
             if bucket.shard_group is not None and bucket.group is bucket.shard_group:
                 flat = torch.empty_like(flat)
-                dist.all_gather_into_tensor(flat, bucket.slice_of(bucket.flat).clone(), group=bucket.group)
+                _all_gather(flat, bucket.slice_of(bucket.flat).clone(), group=bucket.group)
             for name, view in zip(bucket.names, bucket._views(flat), strict=True):
                 found[name] = view.detach().clone()
         return found
