@@ -98,3 +98,93 @@ def run(
         html=html,
         json=json,
     )
+
+
+@app.command()
+def calibrate(
+    run: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="A run: a YAML file, or a name of `parsim list runs`.")
+    ] = "tiny-local",
+    overrides: Overrides = None,
+    collectives: Annotated[
+        bool, typer.Option("--collectives", help="Measure collectives too, 64 KiB to 16 MiB, as nccl-tests does.")
+    ] = False,
+    device: DeviceName = "cpu",
+    steps: Steps = 5,
+    warmup: Warmup = 2,
+    hang_after: HangAfter = 120.0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", readable=False, help="The cost file that `parsim simulate --cost` takes."
+        ),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Measure what every op takes on every stage, and what messages take.
+
+    Prints the times, and writes the cost file that `parsim simulate RUN --cost FILE` plays.
+    """
+    from executor.calibrate import calibrate_command
+
+    calibrate_command(
+        run,
+        tuple(overrides or ()),
+        collectives=collectives,
+        device=device,
+        steps=steps,
+        warmup=warmup,
+        hang_after_s=hang_after,
+        out=out,
+        json=json,
+    )
+
+
+@app.command()
+def validate(
+    run: Run,
+    overrides: Overrides = None,
+    plan: PlanFile = None,
+    device: DeviceName = "cpu",
+    emulate: Annotated[
+        bool, typer.Option("--emulate", help="Only the emulated part: ops sleep for their time, nothing is computed.")
+    ] = False,
+    times: Times = None,
+    steps: Annotated[int, typer.Option("--steps", min=3, help="Steps to record; every second one calibrates.")] = 9,
+    warmup: Warmup = 2,
+    gradients: Annotated[
+        bool, typer.Option("--gradients/--no-gradients", help="Compare gradients and losses with a single process.")
+    ] = True,
+    hang_after: HangAfter = 120.0,
+    predicted: Annotated[
+        Path | None,
+        typer.Option("--predicted", metavar="FILE", readable=False, help="The predicted step, for `parsim compare`."),
+    ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option("--measured", metavar="FILE", readable=False, help="A measured step, for `parsim compare`."),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Predict, run, compare: how well the simulator tells the time of this machine.
+
+    Four parts that are never mixed: gradients against a single process, replay of measured ops, an advance prediction
+    of emulated ops, and a prediction of real steps from those between them.
+    """
+    from executor.validate_command import validate_command
+
+    validate_command(
+        run,
+        tuple(overrides or ()),
+        plan,
+        emulate=emulate,
+        times=times,
+        device=device,
+        steps=steps,
+        warmup=warmup,
+        gradients=gradients,
+        hang_after_s=hang_after,
+        predicted=predicted,
+        measured=measured,
+        json=json,
+    )

@@ -50,7 +50,7 @@ HOME_OF = {
 EXECUTOR = ROOT.parent / "executor"
 EXECUTOR_MODULES = sorted(EXECUTOR.glob("*.py"))
 PLAYERS_MAY_IMPORT = BASE | {"spec", "model", "axes", "plan", "schedules", "run_plan", "timeline", "cost.unit"}
-FRONT = {"__main__", "calibrate", "commands", "emulation_times", "run_command", "validate"}
+FRONT = {"__main__", "calibrate", "commands", "emulation_times", "run_command", "validate", "validate_command"}
 WITHOUT_TORCH = {"__init__", "__main__", "commands", "errors", "fault", "job"}
 
 
