@@ -23,6 +23,9 @@ __all__ = ["COLLECTIVES", "CollectiveTime", "LinkJob", "LinkRecord", "MessageTim
 
 COLLECTIVES = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
 _WARMUP = 5
+# PyTorch 2.13 renamed them, and warns of the old names.
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _WORD_BYTES = 4
 
 
@@ -146,8 +149,8 @@ def _collective(
     part = torch.zeros(words // ranks, dtype=torch.float32, device=device.torch_device)
     plays: dict[str, Callable[[], Any]] = {
         "all_reduce": lambda: dist.all_reduce(whole, group=group),
-        "reduce_scatter": lambda: dist.reduce_scatter_tensor(part, whole, group=group),
-        "all_gather": lambda: dist.all_gather_into_tensor(whole, part, group=group),
+        "reduce_scatter": lambda: _reduce_scatter(part, whole, group=group),
+        "all_gather": lambda: _all_gather(whole, part, group=group),
         "all_to_all": lambda: dist.all_to_all_single(other, whole, group=group),
     }
     return CollectiveTime(kind, ranks, words * _WORD_BYTES, median(_times(device, plays[kind], rounds)))
