@@ -164,8 +164,11 @@ def _differing_ops(a: Timeline, b: Timeline) -> tuple[Difference, ...]:
 
 
 def _differing_fields(a: Any, b: Any) -> tuple[tuple[str, Any, Any], ...]:
-    """Fields of two runs that differ; none where a recording does not say of which run it is."""
-    return tuple(_differences(a, b)) if a and b else ()
+    """Fields of two runs that differ; none where a recording does not say of which run it is. What was measured of a
+    run, beside its fields, is no difference.
+    """
+    runs = [{name: value for name, value in run.items() if name != "measured"} for run in (a, b) if run]
+    return tuple(_differences(*runs)) if len(runs) == 2 else ()
 
 
 def _differences(a: Any, b: Any, path: str = "") -> Iterable[tuple[str, Any, Any]]:

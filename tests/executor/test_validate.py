@@ -16,6 +16,7 @@ from executor.record import RunRecord
 from executor.run_command import run_of_plan
 from executor.validate import emulated_part, per_op, predicted_timeline, real_part, structural_part
 from executor.validate_command import compared_run, validate_command
+from parsim.comparison import compare
 from parsim.cost import Cost, parse_times
 from parsim.errors import SpecError
 from parsim.model.weights import parameters
@@ -133,6 +134,9 @@ def test_the_predicted_timeline_is_a_recording() -> None:
     prediction = real_part(played_by(job(), COST))
     timeline = predicted_timeline(prediction, job(), "calibrated")
     assert timeline.makespan_s == pytest.approx(prediction.part["predicted_s"])
+    compared = compare(timeline, prediction.measured[0])
+    assert compared.differences == ()
+    assert compared.total.a == pytest.approx(1.25 * compared.total.b)
     document = timeline_document(timeline)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
