@@ -24,8 +24,10 @@ _SAME = (
     ("layout", "precision"),
     ("layout", "split"),
     ("layout", "recompute"),
+    ("layout", "zero"),
     ("layout", "mesh", "tp"),
     ("layout", "mesh", "cp"),
+    ("layout", "mesh", "dp"),
 )
 """What an op's seconds depend on besides its stage."""
 

@@ -154,6 +154,7 @@ def test_a_reduction_takes_what_the_backward_does_not_hide() -> None:
         ({**COST, "p2p": {}}, "p2p.latency_s 'None' is not"),
         ({**COST, "p2p": {**COST["p2p"], "bytes_per_s": 0}}, "must be more than 0"),
         ({**COST, "run": {"batch": {"sequence_length": 64}}}, "sequence_length 64, the run has 128; calibrate"),
+        ({**COST, "run": {"layout": {"mesh": {"dp": 2}}}}, "layout.mesh.dp 2, the run has 1; calibrate"),
         ({"schema_version": "1.0", "source": "sim", "ranks": 1, "spans": []}, "is a prediction"),
         ({"schema_version": "1.0", "source": "run", "ranks": 1, "spans": []}, "no compute op"),
         ({"schema_version": "1.0", "source": "run", "ranks": 1, "spans": [3]}, "span 0: must be an object"),
