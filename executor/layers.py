@@ -68,6 +68,7 @@ def build_stages(
             module,
             loss=cross_entropy if placement.after[stage] is None else None,
             scale=1.0 / microbatches,
+            first=placement.before[stage] is None,
             autocast=autocast_dtype(run),
         )
         for stage, module in modules.items()
