@@ -1,15 +1,15 @@
 """Validation: how well the simulator tells the time of this machine, in four parts that are never mixed.
 
 - `gradients`: the ranks' gradients and losses against those of a single process.
-- `structural`: replay. The measured op times of one recorded step go back into the simulator; what its makespan misses
-  are dependencies, messages and gaps between ops. It is no advance prediction.
+- `structural`: replay. The measured op times of a recorded step go back into the simulator, one by one; what its
+  makespan misses are dependencies, messages and gaps between ops. It is no advance prediction.
 - `emulated`: an advance prediction. Compute ops sleep for times known beforehand, messages are real.
 - `real`: a prediction from the steps around it. Every second step calibrates, the others are predicted.
 
 Ratios are predicted over measured. `spread` is the largest ratio of a step less the smallest.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -20,7 +20,6 @@ from executor.record import RunRecord
 from parsim.cost import Cost, MeasuredCost, UnitCost
 from parsim.cost.measured import durations_of, medians_of
 from parsim.errors import ScheduleError, SpecError
-from parsim.plan import Kind
 from parsim.sim import Played, compile_plan, play, prices, recording, replay
 from parsim.timeline import Timeline
 
@@ -29,7 +28,6 @@ __all__ = [
     "Prediction",
     "emulated_part",
     "gradients_part",
-    "hop_seconds_of",
     "per_op",
     "predicted_timeline",
     "real_part",
@@ -39,7 +37,6 @@ __all__ = [
 ENOUGH_CPU = 0.9
 """Below this share of the CPU inside its ops a run is too noisy to tell anything about a prediction."""
 _FEWEST_STEPS = 3
-_MESSAGES = frozenset({Kind.RECV_F, Kind.RECV_B})
 
 
 @dataclass(frozen=True)
@@ -52,15 +49,15 @@ class Prediction:
     """The recordings of the steps that were predicted."""
 
 
-def structural_part(record: RunRecord) -> dict[str, Any]:
-    """Replay every recorded step with its own op times; a message takes the step's median."""
+def structural_part(record: RunRecord, hop_s: float) -> dict[str, Any]:
+    """Replay every recorded step with its own op times; a message takes `hop_s`."""
     ratios = []
     for step, measured_s in enumerate(record.step_s):
         timeline = record.timeline(step)
-        played = replay(record.job.plan, durations_of(timeline), hop_seconds_of([timeline]) or 0.0)
+        played = replay(record.job.plan, durations_of(timeline), hop_s)
         ratios.append(played.makespan / measured_s)
     shortest = min(_durations(record.timeline()), default=0.0)
-    return {**_ratios(ratios), "shortest_op_s": shortest, "is_prediction": False}
+    return {**_ratios(ratios), "shortest_op_s": shortest, "hop_s": hop_s, "is_prediction": False}
 
 
 def emulated_part(record: RunRecord, hop_s: float) -> Prediction:
@@ -82,22 +79,20 @@ def emulated_part(record: RunRecord, hop_s: float) -> Prediction:
     return Prediction(part, played, tuple(record.timeline(step) for step in range(len(record.step_s))))
 
 
-def real_part(record: RunRecord) -> Prediction:
+def real_part(record: RunRecord, hop_s: float) -> Prediction:
     """Predict every second step: with medians of all steps between (`ratio`), and each from its two neighbours
-    (`spread`). SpecError for fewer than three steps.
+    (`spread`); a message takes `hop_s`. SpecError for fewer than three steps.
     """
     steps = len(record.step_s)
     if steps < _FEWEST_STEPS:
         raise SpecError(f"steps {steps}: calibration between the steps needs at least {_FEWEST_STEPS}")
     timelines = [record.timeline(step) for step in range(steps)]
     predicted, calibrating = range(0, steps, 2), range(1, steps, 2)
-    played = _play(record.job, _cost(record.job, [timelines[step] for step in calibrating]))
+    played = _play(record.job, _cost(record.job, [timelines[step] for step in calibrating], hop_s))
     ratios = [
-        _play(
-            record.job, _cost(record.job, [timelines[near] for near in calibrating if abs(near - step) == 1])
-        ).makespan
-        / record.step_s[step]
+        _play(record.job, _cost(record.job, near, hop_s)).makespan / record.step_s[step]
         for step in predicted
+        if (near := [timelines[other] for other in calibrating if abs(other - step) == 1])
     ]
     measured_s = median(record.step_s[step] for step in predicted)
     shares = [share for step in range(steps) if (share := record.cpu_share(step)) is not None]
@@ -146,18 +141,9 @@ def predicted_timeline(prediction: Prediction, job: Job, evidence: str) -> Timel
     return recording(played.program, played, run=job.run.document(), evidence={evidence: ["spans"]})
 
 
-def hop_seconds_of(timelines: Iterable[Timeline]) -> float | None:
-    """Median time of the messages that somebody waited for, in recordings; None if nobody did."""
-    moved = [
-        span.end_s - span.start_s for timeline in timelines for span in timeline.spans if span.op.kind in _MESSAGES
-    ]
-    return median(moved) if moved else None
-
-
-def _cost(job: Job, timelines: Sequence[Timeline]) -> MeasuredCost:
+def _cost(job: Job, timelines: Sequence[Timeline], hop_s: float) -> MeasuredCost:
     placement = job.plan.placement
-    hop_s = hop_seconds_of(timelines)
-    return MeasuredCost(placement, medians_of(timelines, placement.stages), hop_s or 0.0, has_hops=hop_s is not None)
+    return MeasuredCost(placement, medians_of(timelines, placement.stages), hop_s)
 
 
 def _play(job: Job, cost: Cost) -> Played:

@@ -63,15 +63,16 @@ def validate_command(
     if links is None:
         return  # under torchrun rank 0 reports
 
-    sleeping = emulated_part(emulated_record, hop_of(emulated, links).seconds)
-    computing = None if record is None else real_part(record)
+    hop_s = hop_of(emulated, links).seconds
+    sleeping = emulated_part(emulated_record, hop_s)
+    computing = None if record is None else real_part(record, hop_s)
     shown, shown_job = (sleeping, emulated) if computing is None or job is None else (computing, job)
     document = {
         "schema_version": SCHEMA_VERSION,
         "plan": emulated.plan.name,
         "device": device,
         "ranks": emulated.ranks,
-        "structural": structural_part(emulated_record if record is None else record),
+        "structural": structural_part(emulated_record if record is None else record, hop_s),
         "emulated": sleeping.part,
         "real": None if computing is None else computing.part,
         "gradients": None
@@ -134,7 +135,7 @@ def _gradients(job: Job, record: RunRecord, run: Run) -> dict[str, Any]:
     from executor.reference import reference
 
     expected = reference(job.run, _COMPARED_STEPS)
-    arrays = {name: tensor.numpy() for name, tensor in expected.gradients.items()}
+    arrays = {name: tensor.double().numpy() for name, tensor in expected.gradients.items()}
     parity = parity_of(record.ranks, record.losses[:_COMPARED_STEPS], arrays, expected.losses)
     model = job.run.model.name if job.run == run else f"{job.run.model.name}, for {run.model.name} is too large"
     return gradients_part(parity, job.run.layout.precision, model)

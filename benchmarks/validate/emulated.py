@@ -40,7 +40,11 @@ def measure(
         assert links is not None
         hop_s = hop_of(job, links).seconds
     record = play_job(job, _HANG_AFTER_S)
-    return {"schedule": schedule, "emulated": emulated_part(record, hop_s).part, "structural": structural_part(record)}
+    return {
+        "schedule": schedule,
+        "emulated": emulated_part(record, hop_s).part,
+        "structural": structural_part(record, hop_s),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

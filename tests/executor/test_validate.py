@@ -65,7 +65,7 @@ COST = parse_times("F=0.5:0.25:0.75:0.5,I=0.5,W=0.25,FB=0.875,B=0.75")
 @pytest.mark.parametrize("schedule", ["1f1b", "zb-h1", "interleaved", "zb-v", "dualpipe", "dualpipe-v"])
 def test_replay_of_perfect_ranks_misses_nothing(schedule: str) -> None:
     flat = parse_times("F=0.5,I=0.5,W=0.25,FB=0.875")
-    part = structural_part(played_by(job(schedule), flat))
+    part = structural_part(played_by(job(schedule), flat), 0.0)
     assert part["ratio"] == pytest.approx(1.0, abs=1e-9)
     assert part["spread"] == pytest.approx(0.0, abs=1e-9)
     assert part["steps"] == len(STRETCH)
@@ -80,13 +80,13 @@ def test_replay_shows_what_ops_do_not_explain() -> None:
         )
         for one in record.ranks
     ]
-    late = structural_part(RunRecord(record.job, slow))
+    late = structural_part(RunRecord(record.job, slow), 0.0)
     assert late["ratio"] < 0.9
 
 
 def test_real_steps_are_predicted_from_those_between() -> None:
     """Calibrating steps take 1.25 times as long, so that is what is predicted of the others."""
-    prediction = real_part(played_by(job(), COST))
+    prediction = real_part(played_by(job(), COST), 0.0)
     assert prediction.part["ratio"] == pytest.approx(1.25)
     assert prediction.part["lowest"] == pytest.approx(1.25)
     assert prediction.part["steps"] == 3
@@ -101,18 +101,18 @@ def test_real_steps_are_predicted_from_those_between() -> None:
 
 
 def test_too_little_cpu_is_too_noisy() -> None:
-    assert real_part(played_by(job(), COST, busy=0.95)).part["too_noisy"] is False
-    part = real_part(played_by(job(), COST, busy=0.85)).part
+    assert real_part(played_by(job(), COST, busy=0.95), 0.0).part["too_noisy"] is False
+    part = real_part(played_by(job(), COST, busy=0.85), 0.0).part
     assert part["cpu_share"] == pytest.approx(0.85)
     assert part["too_noisy"] is True
-    nobody_counts = real_part(played_by(job(), COST, busy=0.0)).part
+    nobody_counts = real_part(played_by(job(), COST, busy=0.0), 0.0).part
     assert nobody_counts["cpu_share"] is None
     assert nobody_counts["too_noisy"] is False
 
 
 def test_two_steps_cannot_calibrate_each_other() -> None:
     with pytest.raises(SpecError, match="steps 2: calibration between the steps needs at least 3"):
-        real_part(played_by(job(), COST, stretch=(1.0, 1.0)))
+        real_part(played_by(job(), COST, stretch=(1.0, 1.0)), 0.0)
 
 
 def test_an_advance_prediction_knows_only_the_table_and_the_hop() -> None:
@@ -131,7 +131,7 @@ def test_an_advance_prediction_knows_only_the_table_and_the_hop() -> None:
 
 
 def test_the_predicted_timeline_is_a_recording() -> None:
-    prediction = real_part(played_by(job(), COST))
+    prediction = real_part(played_by(job(), COST), 0.0)
     timeline = predicted_timeline(prediction, job(), "calibrated")
     assert timeline.makespan_s == pytest.approx(prediction.part["predicted_s"])
     compared = compare(timeline, prediction.measured[0])
@@ -153,13 +153,13 @@ def test_gradients_of_large_models_are_compared_on_a_small_one() -> None:
 
 
 def test_the_table_says_what_each_figure_is() -> None:
-    prediction = real_part(played_by(job(), COST, busy=0.5))
+    prediction = real_part(played_by(job(), COST, busy=0.5), 0.0)
     document = {
         "plan": "zb-h1",
         "device": "cpu",
         "ranks": 4,
         "gradients": {"max_rel_diff": 1e-7, "worst": "head", "loss_diff": 0.0, "model": "tiny", "precision": "fp32"},
-        "structural": structural_part(played_by(job(), COST)),
+        "structural": structural_part(played_by(job(), COST), 0.0),
         "emulated": None,
         "real": prediction.part,
         "per_op": per_op(prediction),
