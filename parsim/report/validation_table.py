@@ -24,7 +24,8 @@ def print_validation(document: Mapping[str, Any], console: "Console | None" = No
     )
     rows = []
     if part := document["gradients"]:
-        where = f"worst tensor {part['worst']}, loss {part['loss_diff']:.1e}; {part['model']}, {part['precision']}"
+        worst = f"worst tensor {part['worst']}" if part["worst"] else "every tensor the same"
+        where = f"{worst}, loss {part['loss_diff']:.1e}; {part['model']}, {part['precision']}"
         rows.append(("gradients", f"{part['max_rel_diff']:.1e}", f"relative difference from a single process: {where}"))
     if part := document["structural"]:
         rows.append(("structural replay", _ratio(part), "measured op times played again: no advance prediction"))
