@@ -100,8 +100,9 @@ def test_a_calibrated_machine_prices_other_schedules(tmp_path: Path, capsys: pyt
         assert parsim(arguments) == 0
         predicted = json.loads(capsys.readouterr().out)
         assert "cost.F" in predicted["evidence"]["calibrated"]
-        slowest = max(sum(times) for times in zip(document["ops"]["F"], document["ops"]["I"], strict=True))
-        assert predicted["step_time_s"] > 8 * slowest
+        backward = ["I", "W"] if schedule == "zb-h1" else ["B"]
+        rows = [document["ops"][kind] for kind in ("F", *backward)]
+        assert predicted["step_time_s"] > 8 * max(map(sum, zip(*rows, strict=True)))
 
 
 def test_a_recording_is_a_cost_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
