@@ -20,7 +20,7 @@ Work = Callable[[Done | None], None]
 """Adds one module's weight gradients, and calls `done` for each Parameter it has added to."""
 
 _works: list[Work] | None = None
-"""Where work goes while an input gradient is made. A module's variable: autograd runs GPUs' backwards in own threads."""
+"""Where work goes while an input gradient is made. Not a thread's own: autograd runs GPUs' backwards in its threads."""
 
 
 @contextmanager
@@ -93,9 +93,7 @@ class _Linear(torch.autograd.Function):
         return made, of_weight, of_bias
 
 
-def _linear_work(
-    x: torch.Tensor, grad: torch.Tensor, weight: nn.Parameter | None, bias: nn.Parameter | None
-) -> Work:
+def _linear_work(x: torch.Tensor, grad: torch.Tensor, weight: nn.Parameter | None, bias: nn.Parameter | None) -> Work:
     def work(done: Done | None) -> None:
         rows, inputs = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
         if weight is not None:

@@ -1,0 +1,94 @@
+"""Rank: what happens in a process that plays one rank, before and after it plays."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, MutableSequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch.distributed as dist
+
+from executor.board import State
+from parsim.errors import ParsimError
+
+__all__ = ["RankContext", "die_with_parent", "quiet", "serve", "short"]
+
+_TIMEOUT = timedelta(days=1)
+"""Of the backend: whoever watches the ranks ends a run much earlier, and can say why."""
+
+
+@dataclass
+class RankContext:
+    """What a target function gets: who it is, a store that all ranks share, and its row of the board."""
+
+    rank: int
+    ranks: int
+    local_rank: int
+    store: Any
+    state: State
+
+
+def serve(
+    target: Callable[[RankContext, Any], Any],
+    job: Any,
+    rank: int,
+    ranks: int,
+    device: str,
+    board: MutableSequence[int],
+    at: int,
+    pipe: Connection,
+    port: int,
+) -> None:
+    """The life of a spawned rank: join, play, send the result, and stay until the parent says that all are done.
+
+    An error is sent and the process stays as well: its peers would otherwise see a lost connection first.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends everything
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    die_with_parent()
+    quiet()
+    state = State(board, at)
+    try:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo") if sys.platform == "linux" else None
+        store = dist.TCPStore("127.0.0.1", port, None, False, timeout=_TIMEOUT)
+        backend = "nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=_TIMEOUT)
+        context = RankContext(rank, ranks, rank, dist.PrefixStore("job", store), state)
+        result = target(context, job)
+        state.finish()
+        pipe.send(("result", result))
+    except BaseException as error:
+        pipe.send(("error", short(error), isinstance(error, ParsimError)))
+    with suppress(EOFError):
+        pipe.recv()
+    os._exit(0)
+
+
+def short(error: BaseException) -> str:
+    """An exception in one line, without the call stacks that backends write into their messages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    text = text.partition("Exception raised from")[0].strip()
+    name = type(error).__name__
+    if isinstance(error, ParsimError):
+        return text
+    return f"{name}: {text[:400]}" if text else name
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies."""
+    if sys.platform == "linux":
+        parent_death_signal = 1
+        ctypes.CDLL(None, use_errno=True).prctl(parent_death_signal, signal.SIGKILL, 0, 0, 0)
+
+
+def quiet() -> None:
+    """Nothing that a backend writes while its peers die reaches the user; errors go through the pipe."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)

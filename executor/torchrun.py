@@ -1,0 +1,235 @@
+"""Torchrun: a rank that torchrun's agent has started, and that watches its peers itself.
+
+Every rank writes what it does, who and where it is, to torchrun's store, twice a second or more, and reads the others'
+rows. Peers of the same host are looked at through the system as well: there a killed or stopped one shows at once. The
+first rank with a verdict says so in the store, prints one short line, and all of them exit; torchrun's agent, which
+prints what it likes, finds no rank left to wait for.
+"""
+
+import json
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import torch.distributed as dist
+
+from executor.board import FIELDS, Phase, Row, State, row_of
+from executor.rank import RankContext, die_with_parent, short
+from executor.verdict import Limits, Seen, is_secondary, process_state, verdict
+from parsim.errors import ParsimError, SpecError
+
+__all__ = ["is_torchrun", "join"]
+
+_TIMEOUT = timedelta(days=1)
+_STORE_TIMEOUT = timedelta(seconds=10)
+_EVERY_S = 0.25
+_SILENT_AFTER_S = 3.0
+"""A peer on another host that has not written for so long is stopped, or cut off."""
+
+_joined: "_Membership | None" = None
+
+
+def is_torchrun() -> bool:
+    """Whether torchrun has started this process as a rank."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
+
+
+def join(
+    target: Callable[[RankContext, Any], Any],
+    job: Any,
+    ranks: int,
+    *,
+    device: str,
+    limits: Limits,
+    labels: Sequence[Sequence[str]],
+) -> list[Any] | None:
+    """Play this process's rank of a job; the results of all on rank 0, None on the others. Never returns from a fault.
+
+    SpecError where torchrun has started another number of ranks than the job has.
+    """
+    global _joined
+    world = int(os.environ["WORLD_SIZE"])
+    if world != ranks:
+        nodes = max(world // int(os.environ.get("LOCAL_WORLD_SIZE", world)), 1)
+        way_out = f"--nproc-per-node {ranks // nodes} would do" if ranks % nodes == 0 else f"{ranks} ranks would do"
+        message = f"torchrun started {world} ranks, the run has {ranks}; {way_out}"
+        if int(os.environ["RANK"]) == 0:
+            raise SpecError(message)
+        _exit(2)
+    if _joined is None:
+        _joined = _Membership(device)
+    return _joined.play(target, job, limits, labels)
+
+
+class _Membership:
+    """This process as a rank: its process group, its row, and the thread that watches the peers."""
+
+    def __init__(self, device: str) -> None:
+        self.rank, self.ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        die_with_parent()
+        self._board = [0] * FIELDS
+        self._state = State(self._board)
+        self._local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        self._played = 0
+        self._limits = Limits()
+        self._labels: Sequence[Sequence[str]] = ((),) * self.ranks
+        self._error: str | None = None
+        self._lock = threading.Lock()
+        self._alarm, wake = os.pipe()
+        os.set_blocking(wake, False)
+        # torchrun ends ranks with SIGTERM; one that waits inside a backend hears of it through this pipe alone.
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        backend = "nccl" if device == "cuda" else "gloo"
+        try:
+            dist.init_process_group(backend, init_method="env://", timeout=_TIMEOUT)
+            self._gathering = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+            self._store = dist.PrefixStore("parsim", dist.TCPStore(host, port, None, False, timeout=_STORE_TIMEOUT))
+        except (dist.DistError, RuntimeError, OSError) as error:
+            raise SpecError(f"rank {self.rank} cannot join at {host}:{port}: {short(error)}") from None
+        self._heard: dict[int, tuple[int, float]] = {}
+        self._stopped: dict[int, float] = {}
+        self._beats = 0
+        self._publish()
+        self._store.wait([f"row/{rank}" for rank in range(self.ranks)], timedelta(seconds=60))
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    def play(
+        self,
+        target: Callable[[RankContext, Any], Any],
+        job: Any,
+        limits: Limits,
+        labels: Sequence[Sequence[str]],
+    ) -> list[Any] | None:
+        self._limits, self._labels = limits, labels
+        self._played += 1
+        store = dist.PrefixStore(f"job{self._played}", dist.distributed_c10d._get_default_store())
+        context = RankContext(self.rank, self.ranks, self._local_rank, store, self._state)
+        try:
+            result = target(context, job)
+            self._state.leave()
+            gathered: list[Any] | None = [None] * self.ranks if self.rank == 0 else None
+            dist.gather_object(pickle.dumps(result), gathered, dst=0, group=self._gathering)
+            dist.barrier(self._gathering)
+        except ParsimError as error:
+            self._fail(str(error), is_users=True)
+        except BaseException as error:
+            self._fail(short(error))
+        if gathered is None:
+            return None
+        return [pickle.loads(one) for one in gathered]
+
+    def _fail(self, error: str, is_users: bool = False) -> NoReturn:
+        """This rank's own error: its peers' faults are looked for first if it may come from one of them."""
+        if is_secondary(error):
+            deadline = time.monotonic() + self._limits.secondary_held_s
+            while time.monotonic() < deadline:
+                self._judge()
+                time.sleep(0.05)
+        self._error = error
+        if is_users:
+            self._accuse(error, 2)
+        slot, phase, _ = row_of(self._board)
+        plays = phase is not Phase.IDLE and 0 <= slot < len(self._labels[self.rank])
+        place = f", playing {self._labels[self.rank][slot]}" if plays else ""
+        self._accuse(f"rank {self.rank}{place}: {error}", 1)
+
+    def _accuse(self, message: str, code: int) -> NoReturn:
+        """The first to say so prints; all exit."""
+        with self._lock:
+            mine = f"{self.rank}"
+            try:
+                first = self._store.compare_set("fault", "", mine).decode() == mine
+            except (dist.DistError, RuntimeError):
+                first = True  # the store's host is gone: nobody else may be left to say it
+            if first:
+                sys.stdout.flush()
+                print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+                self._kill_local()
+            _exit(code)
+
+    def _kill_local(self) -> None:
+        """A stopped peer does not hear torchrun's SIGTERM."""
+        for rank, row in self._rows().items():
+            if rank != self.rank and row["host"] == socket.gethostname() and process_state(row["pid"]) == "stopped":
+                with suppress(OSError):
+                    os.kill(row["pid"], signal.SIGKILL)
+
+    def _publish(self) -> None:
+        self._beats += 1
+        slot, phase, age_s = row_of(self._board)
+        row = {
+            "beat": self._beats,
+            "slot": slot,
+            "phase": int(phase),
+            "age_s": age_s,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        self._store.set(f"row/{self.rank}", json.dumps(row))
+
+    def _rows(self) -> dict[int, dict[str, Any]]:
+        try:
+            found = self._store.multi_get([f"row/{rank}" for rank in range(self.ranks)])
+        except (dist.DistError, RuntimeError):
+            return {}
+        return {rank: json.loads(text) for rank, text in enumerate(found)}
+
+    def _watch(self) -> None:
+        """Publish, look, judge; SIGTERM from the agent is a reason to look once more before leaving."""
+        while True:
+            readable, _, _ = select.select([self._alarm], [], [], _EVERY_S)
+            try:
+                self._publish()
+                self._judge()
+            except (dist.DistError, RuntimeError):
+                pass  # the store has gone, and torchrun with it
+            if readable and signal.SIGTERM in os.read(self._alarm, 64):
+                _exit(1)
+
+    def _judge(self) -> None:
+        """Leave if somebody has accused, or accuse."""
+        if self._store.check(["fault"]):
+            _exit(1)
+        fault = verdict(self._seen(), self._labels, self._limits)
+        if fault is not None:
+            self._accuse(str(fault), 1)
+
+    def _seen(self) -> list[Seen]:
+        now, here = time.monotonic(), socket.gethostname()
+        found = []
+        for rank, row in self._rows().items():
+            beat, since = self._heard.get(rank, (0, now))
+            if beat != row["beat"]:
+                since = now
+                self._heard[rank] = (row["beat"], now)
+            one = Seen(Row(row["slot"], Phase(row["phase"]), row["age_s"] + now - since))
+            if rank != self.rank and row["host"] == here:
+                one = one._replace(life=process_state(row["pid"]))
+            elif rank != self.rank and now - since > _SILENT_AFTER_S:
+                one = one._replace(life="stopped", stopped_s=self._limits.stopped_after_s)
+            if one.life == "stopped":
+                stopped = self._stopped.setdefault(rank, now)
+                one = one._replace(stopped_s=max(now - stopped, one.stopped_s))
+            else:
+                self._stopped.pop(rank, None)
+            found.append(one)
+        return found if len(found) == self.ranks else []
+
+
+def _exit(code: int) -> NoReturn:
+    """Leave at once, whatever other threads do."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
