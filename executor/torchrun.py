@@ -6,7 +6,9 @@ first rank with a verdict says so in the store, prints one short line, and all o
 prints what it likes, finds no rank left to wait for.
 """
 
+import atexit
 import json
+import mmap
 import os
 import pickle
 import select
@@ -15,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -34,6 +36,8 @@ _STORE_TIMEOUT = timedelta(seconds=10)
 _EVERY_S = 0.25
 _SILENT_AFTER_S = 3.0
 """A peer on another host that has not written for so long is stopped, or cut off."""
+
+_LEAVE = 0  # no signal has this number
 
 _joined: "_Membership | None" = None
 
@@ -76,7 +80,7 @@ class _Membership:
     def __init__(self, device: str) -> None:
         self.rank, self.ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         die_with_parent()
-        self._board = [0] * FIELDS
+        self._memory, self._board = _shared_row()
         self._state = State(self._board)
         self._local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -85,11 +89,11 @@ class _Membership:
         self._labels: Sequence[Sequence[str]] = ((),) * self.ranks
         self._error: str | None = None
         self._lock = threading.Lock()
-        self._alarm, wake = os.pipe()
-        os.set_blocking(wake, False)
+        self._alarm, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
         # torchrun ends ranks with SIGTERM; one that waits inside a backend hears of it through this pipe alone.
         signal.signal(signal.SIGTERM, lambda number, frame: None)
-        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         backend = "nccl" if device == "cuda" else "gloo"
         try:
             dist.init_process_group(backend, init_method="env://", timeout=_TIMEOUT)
@@ -102,7 +106,10 @@ class _Membership:
         self._beats = 0
         self._publish()
         self._store.wait([f"row/{rank}" for rank in range(self.ranks)], timedelta(seconds=60))
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        self._near = self._near_rows()
+        self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._watcher.start()
+        atexit.register(self._leave)
 
     def play(
         self,
@@ -113,6 +120,7 @@ class _Membership:
     ) -> list[Any] | None:
         self._limits, self._labels = limits, labels
         self._played += 1
+        self._state.leave()
         store = dist.PrefixStore(f"job{self._played}", dist.distributed_c10d._get_default_store())
         context = RankContext(self.rank, self.ranks, self._local_rank, store, self._state)
         try:
@@ -121,6 +129,7 @@ class _Membership:
             gathered: list[Any] | None = [None] * self.ranks if self.rank == 0 else None
             dist.gather_object(pickle.dumps(result), gathered, dst=0, group=self._gathering)
             dist.barrier(self._gathering)
+            self._state.finish()  # the first rank may take its time with the results
         except ParsimError as error:
             self._fail(str(error), is_users=True)
         except BaseException as error:
@@ -128,6 +137,14 @@ class _Membership:
         if gathered is None:
             return None
         return [pickle.loads(one) for one in gathered]
+
+    def _leave(self) -> None:
+        """The end of the program: all ranks leave together, so that none looks like a lost one."""
+        with suppress(dist.DistError, RuntimeError):
+            dist.barrier(self._gathering)
+        os.write(self._wake, bytes([_LEAVE]))
+        self._watcher.join(5.0)
+        dist.destroy_process_group()
 
     def _fail(self, error: str, is_users: bool = False) -> NoReturn:
         """This rank's own error: its peers' faults are looked for first if it may come from one of them."""
@@ -154,7 +171,7 @@ class _Membership:
                 first = True  # the store's host is gone: nobody else may be left to say it
             if first:
                 sys.stdout.flush()
-                print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+                print(f"error: {' '.join(message.split())}", file=sys.__stderr__, flush=True)
                 self._kill_local()
             _exit(code)
 
@@ -175,6 +192,7 @@ class _Membership:
             "age_s": age_s,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "memory": self._memory,
         }
         self._store.set(f"row/{self.rank}", json.dumps(row))
 
@@ -185,16 +203,28 @@ class _Membership:
             return {}
         return {rank: json.loads(text) for rank, text in enumerate(found)}
 
+    def _near_rows(self) -> dict[int, MutableSequence[int]]:
+        """The rows of this host's ranks as they write them: what a killed one was playing stands there still."""
+        found = {}
+        for rank, row in self._rows().items():
+            if row["host"] == socket.gethostname() and row["memory"] is not None:
+                with suppress(OSError), open(f"/proc/{row['pid']}/fd/{row['memory']}", "rb") as shared:
+                    found[rank] = _as_row(mmap.mmap(shared.fileno(), 8 * FIELDS, prot=mmap.PROT_READ))
+        return found
+
     def _watch(self) -> None:
         """Publish, look, judge; SIGTERM from the agent is a reason to look once more before leaving."""
         while True:
             readable, _, _ = select.select([self._alarm], [], [], _EVERY_S)
+            heard = os.read(self._alarm, 64) if readable else b""
+            if _LEAVE in heard:
+                return
             try:
                 self._publish()
                 self._judge()
             except (dist.DistError, RuntimeError):
                 pass  # the store has gone, and torchrun with it
-            if readable and signal.SIGTERM in os.read(self._alarm, 64):
+            if signal.SIGTERM in heard:
                 _exit(1)
 
     def _judge(self) -> None:
@@ -213,7 +243,9 @@ class _Membership:
             if beat != row["beat"]:
                 since = now
                 self._heard[rank] = (row["beat"], now)
-            one = Seen(Row(row["slot"], Phase(row["phase"]), row["age_s"] + now - since))
+            written = Row(row["slot"], Phase(row["phase"]), row["age_s"] + now - since)
+            place = row_of(self._near[rank]) if rank in self._near else written
+            one = Seen(place, is_done=place.phase is Phase.DONE)
             if rank != self.rank and row["host"] == here:
                 one = one._replace(life=process_state(row["pid"]))
             elif rank != self.rank and now - since > _SILENT_AFTER_S:
@@ -225,6 +257,19 @@ class _Membership:
                 self._stopped.pop(rank, None)
             found.append(one)
         return found if len(found) == self.ranks else []
+
+
+def _shared_row() -> tuple[int | None, MutableSequence[int]]:
+    """A row in memory that other processes of the host can map: its file descriptor, None where there is no such."""
+    if not hasattr(os, "memfd_create"):
+        return None, [0] * FIELDS
+    memory = os.memfd_create("parsim")
+    os.truncate(memory, 8 * FIELDS)
+    return memory, _as_row(mmap.mmap(memory, 8 * FIELDS))
+
+
+def _as_row(memory: mmap.mmap) -> MutableSequence[int]:
+    return memoryview(memory).cast("q")  # type: ignore[return-value]
 
 
 def _exit(code: int) -> NoReturn:

@@ -67,7 +67,7 @@ def verdict(seen: Sequence[Seen], labels: Sequence[Sequence[str]], limits: Limit
         if seen[rank].life == "dead" and not seen[rank].is_done and seen[rank].error is None:
             return failed(rank, cause_of_exit(seen[rank].exit_code))
     for rank in ranks:
-        if seen[rank].life == "stopped" and seen[rank].stopped_s >= limits.stopped_after_s:
+        if seen[rank].life == "stopped" and not seen[rank].is_done and seen[rank].stopped_s >= limits.stopped_after_s:
             return failed(rank, "stopped by a signal (SIGSTOP)")
     if (hung := _hung(seen, limits)) is not None:
         return failed(*hung)
