@@ -31,14 +31,15 @@ _WORD_BYTES = 4
 
 @dataclass(frozen=True)
 class LinkJob:
-    """What to measure: messages of `sizes` bytes between `pairs` of ranks, one pair at a time, and collectives of
-    `collective_sizes` bytes among the first `collective_ranks` ranks, each `rounds` times.
+    """What to measure: messages of `sizes` bytes between `pairs` of ranks, one pair at a time, each `rounds` times there and
+    back; and collectives of `collective_sizes` bytes among the first `collective_ranks` ranks, `collective_rounds` times.
     """
 
     device: DeviceName
     pairs: tuple[tuple[int, int], ...] = ()
     sizes: tuple[int, ...] = ()
     rounds: int = 30
+    collective_rounds: int = 15
     collective_ranks: tuple[int, ...] = ()
     collective_sizes: tuple[int, ...] = ()
 
@@ -111,7 +112,7 @@ def measure_links(context: Context, job: LinkJob) -> LinkRecord:
         index += 1
         dist.barrier()
         if rank < n:
-            collectives.append(_collective(device, groups[n], n, kind, size, job.rounds))
+            collectives.append(_collective(device, groups[n], n, kind, size, job.collective_rounds))
     context.state.leave()
     return LinkRecord(rank, tuple(messages), tuple(collectives))
 

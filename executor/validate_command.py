@@ -20,7 +20,7 @@ from executor.validate import (
 )
 from parsim.cli.output import Outputs, json_text
 from parsim.errors import SpecError
-from parsim.model.weights import parameters
+from parsim.model.flops import model_flops
 from parsim.spec import Run
 from parsim.timeline import timeline_document
 
@@ -30,7 +30,7 @@ SCHEMA_VERSION = "1.0"
 _TIMES = "F=20ms,I=20ms,W=20ms"  # long beside messages and beside what a sleep overshoots
 _FEWEST_STEPS = 3
 _COMPARED_STEPS = 3  # optimizer steps whose losses are compared
-_LARGEST_COMPARED = 50_000_000  # parameters that a single process may hold and compute with in reasonable time
+_MOST_FLOPS = 3e12  # of those steps: a minute of a single process on a CPU core
 
 
 def validate_command(
@@ -92,9 +92,10 @@ def validate_command(
 
 def compared_run(run: Run) -> Run:
     """The run whose gradients are compared with a single process: itself, or with a small model of as many layers and
-    the same kind where a single process could not hold it.
+    the same kind where a single process would take minutes.
     """
-    if parameters(run.model) <= _LARGEST_COMPARED:
+    length, size = run.batch.sequence_length, run.batch.global_batch_size
+    if _COMPARED_STEPS * model_flops(run.model, length, size) <= _MOST_FLOPS:
         return run
     model = run.model
     small = {
@@ -106,10 +107,9 @@ def compared_run(run: Run) -> Run:
         "ffn": 256,
         "vocab": 512,
     }
-    length = min(run.batch.sequence_length, 64)
     return run.changed(
         model={**model.model_dump(mode="json"), **small},
-        batch=run.batch.model_copy(update={"sequence_length": length}),
+        batch=run.batch.model_copy(update={"sequence_length": min(length, 64)}),
     )
 
 

@@ -36,8 +36,8 @@ def print_validation(document: Mapping[str, Any], console: "Console | None" = No
     pairs(console, rows)
     for name, reason in document["skipped"].items():
         console.print(f"{name}: skipped, {reason}", style="dim", markup=False)
-    worst = sorted(document["per_op"], key=lambda row: -abs(row["predicted_s"] - row["measured_s"]))[:_MOST_OPS]
-    if worst:
+    missed = sorted(document["per_op"], key=lambda row: -abs(row["predicted_s"] - row["measured_s"]))[:_MOST_OPS]
+    if missed:
         print_table(
             console,
             ["op", "rank", "predicted", "measured", "ratio"],
@@ -49,7 +49,7 @@ def print_validation(document: Mapping[str, Any], console: "Console | None" = No
                     format_seconds(row["measured_s"]),
                     "-" if row["ratio"] is None else f"{row['ratio']:.3f}",
                 ]
-                for row in worst
+                for row in missed
             ],
             f"the ops that were missed by most, of the {'real' if document['real'] else 'emulated'} prediction; "
             "--json lists all",

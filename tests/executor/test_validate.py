@@ -150,6 +150,7 @@ def test_gradients_of_large_models_are_compared_on_a_small_one() -> None:
     assert small.layout == large.layout
     assert small.microbatches == large.microbatches
     assert parameters(small.model) < 20_000_000
+    assert small.model.name == "small llama3-8b"
 
 
 def test_the_table_says_what_each_figure_is() -> None:
