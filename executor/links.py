@@ -31,8 +31,9 @@ _WORD_BYTES = 4
 
 @dataclass(frozen=True)
 class LinkJob:
-    """What to measure: messages of `sizes` bytes between `pairs` of ranks, one pair at a time, each `rounds` times there and
-    back; and collectives of `collective_sizes` bytes among the first `collective_ranks` ranks, `collective_rounds` times.
+    """What to measure: messages of `sizes` bytes between `pairs` of ranks, one pair at a time, each `rounds` times there
+    and back; and collectives of `collective_sizes` bytes among the first `collective_ranks` ranks, each
+    `collective_rounds` times.
     """
 
     device: DeviceName
