@@ -31,7 +31,7 @@ _WORD_BYTES = 4
 
 @dataclass(frozen=True)
 class LinkJob:
-    """What to measure: messages of `sizes` bytes between `pairs` of ranks, one pair at a time, each `rounds` times there
+    """What to measure: messages of `sizes` bytes between `pairs` of ranks, pair after pair, each `rounds` times there
     and back; and collectives of `collective_sizes` bytes among the first `collective_ranks` ranks, each
     `collective_rounds` times.
     """
