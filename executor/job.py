@@ -70,6 +70,8 @@ class Job:
     count_memory: bool = False
     lookahead: int = 2
     """Receives are posted this many slots of computing ahead."""
+    channels: bool | None = None
+    """A process group for each direction between two ranks, as NCCL needs; None: with NCCL only."""
     learning_rate: float = 1e-3
 
     @property

@@ -219,7 +219,7 @@ def part_module(
     ):
         if found is not None:
             raise LayoutError(f"model.{name}: the executor cannot play this yet; {would_do} would do")
-    layers = run.layers_of_parts(parts)
+    layers = (model.layers,) if parts == 1 else run.layers_of_parts(parts)
     start = sum(layers[:part])
     module = PartModule(
         model,

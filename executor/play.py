@@ -94,7 +94,11 @@ def play(context: Context, job: Job) -> RankRecord:
         players = {s: Sleeper(s, pace, job.message_shape, dtype, device.torch_device) for s in stages}
     routes = routes_of(job.plan, pipeline_rank, job.lookahead)
     messages = Messages(
-        routes, make_transport(job.plan, groups, device.backend), job.message_shape, dtype, device.torch_device
+        routes,
+        make_transport(job.plan, groups, device.backend, job.channels),
+        job.message_shape,
+        dtype,
+        device.torch_device,
     )
     worker = Worker(
         job.plan,

@@ -16,7 +16,9 @@ __all__ = ["Reference", "reference"]
 
 @dataclass(frozen=True)
 class Reference:
-    """Mean loss of each step, and the gradients of the first one by canonical name (a tied weight once, summed)."""
+    """Mean loss of each step, and the first one's gradients by canonical name (a tied weight once, summed), in fp32 at
+    least.
+    """
 
     losses: tuple[float, ...]
     gradients: dict[str, torch.Tensor]
@@ -46,6 +48,7 @@ def reference(run: Run, steps: int, learning_rate: float = 1e-3) -> Reference:
                     parameter.grad = None
         losses.append(total / count)
         if step == 0:
-            gradients = {name: gradient.clone() for name, gradient in sums.items()}
+            wide = torch.promote_types(gradient_dtype(run), torch.float32)
+            gradients = {name: gradient.to(wide, copy=True) for name, gradient in sums.items()}
         optimizer.step()
     return Reference(tuple(losses), gradients)
