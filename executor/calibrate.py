@@ -92,10 +92,7 @@ def variants_of(job: Job) -> tuple[Job, ...]:
         found.append(split_backwards(job.plan))
     if not all((Kind.B, stage) in played for stage in stages):
         found.append(full_backwards(job.plan))
-    return tuple(
-        job_of(job.run, plan, steps=job.steps, warmup=job.warmup, device=job.device, lookahead=job.lookahead)
-        for plan in found
-    )
+    return tuple(job_of(job.run, plan, steps=job.steps, warmup=job.warmup, device=job.device) for plan in found)
 
 
 def split_backwards(plan: Plan) -> Plan:

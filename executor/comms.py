@@ -1,8 +1,9 @@
 """Messages: activations and their gradients between stages, as the plan orders them.
 
-Receives are posted ahead, sends never block, and what is sent is held until the plan itself proves that it has arrived:
-a message has been received once one comes back that its receiver sent after using it. Shape and type of every message
-are checked before the backend sees it: gloo aborts the process, or accepts the wrong bytes, where they do not match.
+Receives are posted ahead: at the latest where the plan says, at the earliest while the rank waits anyway. Sends never
+block, and what is sent is held until the plan itself proves that it has arrived: a message has been received once one
+comes back that its receiver sent after using it. Shape and type of every message are checked before the backend sees it:
+gloo aborts the process, or accepts the wrong bytes, where they do not match.
 
 Every pair of ranks has a channel for each direction. Messages of a channel are sent and received in the sender's order,
 which is all that NCCL offers; with gloo they carry tags as well. With NCCL each channel is a process group of its own,
@@ -24,24 +25,28 @@ __all__ = ["Messages", "Routes", "Transport", "make_transport", "routes_of"]
 
 _SENDS = (Kind.SEND_F, Kind.SEND_B)
 _RECEIVES = (Kind.RECV_F, Kind.RECV_B)
+_LEAST_AHEAD = 3
+_AHEAD_BYTES = 16 * 2**20
+"""As many receives as this holds are posted ahead, and never fewer than three."""
 
 
 @dataclass(frozen=True)
 class Routes:
     """The messages of one pipeline rank, derived from the plan alone.
 
-    `peer` of each SEND or RECV, and its `number` in its channel; `posts[slot]` are the receives to post before that
-    slot, in the order of their senders; `arrived[recv]` the sends that must have arrived once `recv` has.
+    `peer` of each SEND or RECV, and its `number` in its channel; `receives` in the order in which they are posted, of
+    which `due[slot]` must be posted before that slot; `arrived[recv]` the sends that must have arrived once `recv` has.
     """
 
     peer: Mapping[Op, int]
     number: Mapping[Op, int]
-    posts: tuple[tuple[Op, ...], ...]
+    receives: tuple[Op, ...]
+    due: tuple[int, ...]
     arrived: Mapping[Op, tuple[Op, ...]]
 
 
-def routes_of(plan: Plan, rank: int, lookahead: int = 2) -> Routes:
-    """Routes of pipeline rank `rank`; receives are posted `lookahead` slots of computing ahead of their place."""
+def routes_of(plan: Plan, rank: int) -> Routes:
+    """Routes of pipeline rank `rank` of a plan whose messages are spelled out."""
     placement, order = plan.placement, plan.orders[rank]
     place = {op: index for row in plan.orders for index, slot in enumerate(row) for op in slot.ops}
     peer = {op: placement.rank_of[_other(op, plan).stage] for slot in order for op in slot.ops if _is_message(op)}
@@ -57,9 +62,8 @@ def routes_of(plan: Plan, rank: int, lookahead: int = 2) -> Routes:
             elif target == rank:
                 number[receive] = len(expected.setdefault(source, []))
                 expected[source].append(receive)
-    return Routes(
-        peer, number, _posts(plan, rank, expected, number, peer, lookahead), _arrived(plan, rank, peer, place)
-    )
+    receives, due = _posts(plan, rank, expected, number, peer)
+    return Routes(peer, number, receives, due, _arrived(plan, rank, peer, place))
 
 
 def _is_message(op: Op) -> bool:
@@ -78,34 +82,21 @@ def _other(op: Op, plan: Plan) -> Op:
 
 
 def _posts(
-    plan: Plan,
-    rank: int,
-    expected: Mapping[int, list[Op]],
-    number: Mapping[Op, int],
-    peer: Mapping[Op, int],
-    lookahead: int,
-) -> tuple[tuple[Op, ...], ...]:
-    """Before each slot, the receives that stand up to `lookahead` computing slots behind it and what its channel brings
-    before them."""
-    order = plan.orders[rank]
-    computing = [0]
-    for slot in order:
-        computing.append(computing[-1] + (not _is_message(slot.first)))
+    plan: Plan, rank: int, expected: Mapping[int, list[Op]], number: Mapping[Op, int], peer: Mapping[Op, int]
+) -> tuple[tuple[Op, ...], tuple[int, ...]]:
+    """The receives as they are posted: in the plan's order, each behind what its channel brings before it; and how many
+    of them are due before each slot.
+    """
     posted = dict.fromkeys(expected, 0)
-    receives = [(index, slot.first) for index, slot in enumerate(order) if slot.first.kind in _RECEIVES]
-    result: list[tuple[Op, ...]] = []
-    following = 0
-    for index in range(len(order)):
-        now: list[Op] = []
-        while following < len(receives) and computing[receives[following][0]] <= computing[index] + lookahead:
-            op = receives[following][1]
+    receives, due = list[Op](), list[int]()
+    for slot in plan.orders[rank]:
+        op = slot.first
+        if op.kind in _RECEIVES:
             channel = expected[peer[op]]
-            while posted[peer[op]] <= number[op]:
-                now.append(channel[posted[peer[op]]])
-                posted[peer[op]] += 1
-            following += 1
-        result.append(tuple(now))
-    return tuple(result)
+            receives += channel[posted[peer[op]] : number[op] + 1]
+            posted[peer[op]] = max(posted[peer[op]], number[op] + 1)
+        due.append(len(receives))
+    return tuple(receives), tuple(due)
 
 
 def _arrived(plan: Plan, rank: int, peer: Mapping[Op, int], place: Mapping[Op, int]) -> dict[Op, tuple[Op, ...]]:
@@ -213,6 +204,8 @@ class Messages:
     ) -> None:
         self._routes, self._transport = routes, transport
         self._shape, self._dtype, self._device = torch.Size(shape), dtype, device
+        self._ahead = max(_LEAST_AHEAD, _AHEAD_BYTES // max(self._shape.numel() * dtype.itemsize, 1))
+        self._next = 0
         self._posted: dict[Op, tuple[dist.Work, torch.Tensor]] = {}
         self._sent: dict[Op, tuple[dist.Work, torch.Tensor]] = {}
 
@@ -222,13 +215,24 @@ class Messages:
         size = self._shape.numel() * self._dtype.itemsize
         return size * (len(self._posted) + len(self._sent))
 
-    def post(self, op: Op) -> None:
-        """Get ready for a RECV."""
+    def post(self, due: int) -> None:
+        """Get ready for the first `due` receives of the step."""
+        while self._next < due:
+            self._post_next()
+
+    def _post_next(self) -> None:
+        op = self._routes.receives[self._next]
+        self._next += 1
         buffer = torch.empty(self._shape, dtype=self._dtype, device=self._device)
         self._posted[op] = (self._transport.receive(buffer, self._routes.peer[op], self._routes.number[op]), buffer)
 
     def take(self, op: Op) -> torch.Tensor:
-        """What a posted RECV brought, once it is there; sends that have thereby arrived are let go."""
+        """What a posted RECV brought, once it is there; sends that have thereby arrived are let go.
+
+        Whoever waits has time: further receives are posted first.
+        """
+        while len(self._posted) < self._ahead and self._next < len(self._routes.receives):
+            self._post_next()
         work, tensor = self._posted.pop(op)
         work.wait()
         for send in self._routes.arrived[op]:
@@ -252,3 +256,4 @@ class Messages:
         for work, _ in self._sent.values():
             work.wait()
         self._sent.clear()
+        self._next = 0

@@ -68,8 +68,6 @@ class Job:
     faults: tuple[Fault, ...] = ()
     keep_gradients: bool = False
     count_memory: bool = False
-    lookahead: int = 2
-    """Receives are posted this many slots of computing ahead."""
     channels: bool | None = None
     """A process group for each direction between two ranks, as NCCL needs; None: with NCCL only."""
     learning_rate: float = 1e-3
@@ -110,7 +108,7 @@ def job_of(run: Run, plan: Plan | None = None, **options: object) -> Job:
         raise SpecError("layout.ep: the executor cannot play this yet; 1 would do")
     if job.times is not None:
         job.times.check(full.placement.stages)
-    for name, least in (("steps", 1), ("warmup", 0), ("lookahead", 0)):
+    for name, least in (("steps", 1), ("warmup", 0)):
         if getattr(job, name) < least:
             raise SpecError(f"{name} {getattr(job, name)}: at least {least}")
     full = messages_of(full)

@@ -92,7 +92,7 @@ def play(context: Context, job: Job) -> RankRecord:
     else:
         pace = Pace(job.times)
         players = {s: Sleeper(s, pace, job.message_shape, dtype, device.torch_device) for s in stages}
-    routes = routes_of(job.plan, pipeline_rank, job.lookahead)
+    routes = routes_of(job.plan, pipeline_rank)
     messages = Messages(
         routes,
         make_transport(job.plan, groups, device.backend, job.channels),
@@ -105,7 +105,7 @@ def play(context: Context, job: Job) -> RankRecord:
         pipeline_rank,
         players,
         messages,
-        routes.posts,
+        routes.due,
         device,
         weights=weights,
         position=context.state,

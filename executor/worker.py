@@ -109,7 +109,7 @@ class Worker:
         rank: int,
         players: Mapping[int, Player],
         messages: Messages,
-        posts: Sequence[tuple[Op, ...]],
+        due: Sequence[int],
         device: Device,
         *,
         weights: Weights | None = None,
@@ -135,7 +135,7 @@ class Worker:
         }
         present = {op for slot in plan.orders[rank] for op in slot.ops}
         self._slots = tuple(
-            (index, posts[index], slot, tuple(self._task(index, op, present, last) for op in slot.ops))
+            (index, due[index], slot, tuple(self._task(index, op, present, last) for op in slot.ops))
             for index, slot in enumerate(plan.orders[rank])
         )
 
@@ -163,13 +163,12 @@ class Worker:
         self.losses.clear()
         self.notes = []
         messages, position = self.messages, self.position
-        for index, posts, slot, tasks in self._slots:
+        for index, due, slot, tasks in self._slots:
             if position is not None:
                 position.enter(index)
             if self._faults:
                 self._strike(slot)
-            for op in posts:
-                messages.post(op)
+            messages.post(due)
             if len(tasks) == 1:
                 HANDLERS[slot.first.kind](self, tasks[0])
             else:

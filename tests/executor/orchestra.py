@@ -87,7 +87,6 @@ def play_together(
     dtype: torch.dtype = torch.float64,
     *,
     steps: int = 1,
-    lookahead: int = 2,
     worker_of: Callable[..., Worker] = Worker,
 ) -> tuple[Hall, list[Worker]]:
     """Play `steps` steps of a plan (messages are added); `players(rank)` are a rank's stages, `feed(step)` the data."""
@@ -95,9 +94,9 @@ def play_together(
     hall, errors = Hall(), list[BaseException]()
     workers = []
     for rank in range(plan.placement.ranks):
-        routes = routes_of(plan, rank, lookahead)
+        routes = routes_of(plan, rank)
         messages = Messages(routes, Desk(hall, rank), shape, dtype, torch.device("cpu"))
-        workers.append(worker_of(plan, rank, players(rank), messages, routes.posts, CpuDevice()))
+        workers.append(worker_of(plan, rank, players(rank), messages, routes.due, CpuDevice()))
 
     def run(worker: Worker, step: int) -> None:
         try:
