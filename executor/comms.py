@@ -2,8 +2,8 @@
 
 Receives are posted ahead: at the latest where the plan says, at the earliest while the rank waits anyway. Sends never
 block, and what is sent is held until the plan itself proves that it has arrived: a message has been received once one
-comes back that its receiver sent after using it. Shape and type of every message are checked before the backend sees it:
-gloo aborts the process, or accepts the wrong bytes, where they do not match.
+comes back that its receiver sent after using it. Shape and type of every message are checked before the backend sees
+it: gloo aborts the process, or accepts the wrong bytes, where they do not match.
 
 Every pair of ranks has a channel for each direction. Messages of a channel are sent and received in the sender's order,
 which is all that NCCL offers; with gloo they carry tags as well. With NCCL each channel is a process group of its own,

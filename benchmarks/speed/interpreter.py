@@ -39,7 +39,7 @@ SCHEDULES = {
     "zb-v": schedules.ScheduleZBVZeroBubble,
     "dualpipe-v": schedules.ScheduleDualPipeV,
 }
-SIZES = {"small": (2, 128, 64), "large": (4, 1024, 320)}
+SIZES = {"small": (2, 128, 64), "large": (2, 1024, 288)}
 """Layers of a stage, width, rows of a micro-batch: ops of less than 1 ms, and of about 20 ms."""
 MICROBATCHES = 8
 RANKS = 2
@@ -102,11 +102,7 @@ def compare(context: Any, job: Job) -> dict[str, Any]:
             lasted = torch.tensor(time.perf_counter() - began)
             dist.all_reduce(lasted, op=dist.ReduceOp.MAX)
             times[name].append(float(lasted))
-    ops = [
-        note.ended - note.began
-        for note in worker.notes
-        if str(note.slot)[1] in "FBIW(" and "SEND" not in str(note.slot)
-    ]
+    ops = [note.ended - note.began for note in worker.notes if note.slot.first.kind in COMPUTE]
     return {"apart": apart, "op_s": statistics.median(ops), **{name: row[2:] for name, row in times.items()}}
 
 
