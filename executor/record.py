@@ -15,7 +15,7 @@ from parsim.axes.mesh import Coordinates, rank_at
 from parsim.plan import COMPUTE, Kind, Op, Plan, Slot, parse_slot
 from parsim.timeline import MemorySample, Span, Timeline
 
-__all__ = ["RunRecord", "durations_of", "step_times"]
+__all__ = ["RunRecord", "step_times"]
 
 _ON_COMPUTE = COMPUTE | {Kind.STEP}
 _SENDS = (Kind.SEND_F, Kind.SEND_B)
@@ -112,14 +112,6 @@ def step_times(ranks: Sequence[RankRecord]) -> tuple[float, ...]:
         began = min(record.alignment.to_rank_0(record.steps[step].began_s) for record in ranks)
         times.append(max(_end(record, step) for record in ranks) - began)
     return tuple(times)
-
-
-def durations_of(timeline: Timeline) -> dict[Op, float]:
-    """Seconds of every op of a recording, of a pair the pair's."""
-    return {span.op: span.end_s - span.start_s for span in timeline.spans if span.op.kind not in _MESSAGES}
-
-
-_MESSAGES = frozenset({Kind.SEND_F, Kind.SEND_B, Kind.RECV_F, Kind.RECV_B})
 
 
 def _end(record: RankRecord, step: int) -> float:

@@ -7,9 +7,8 @@ import pytest
 from executor.clock import Alignment
 from executor.job import job_of
 from executor.play import Played, RankRecord, StepRecord
-from executor.record import RunRecord, durations_of
+from executor.record import RunRecord
 from executor.run_command import run_of_plan
-from parsim.plan import Kind, Op
 from parsim.schedules import build
 from parsim.timeline import timeline_document, timeline_from_document
 
@@ -101,13 +100,6 @@ def test_the_json_is_the_simulators() -> None:
     again = timeline_from_document(json.loads(json.dumps(timeline_document(timeline))))
     assert again == timeline
     assert {sample.rank: sample.t_s for sample in again.memory} == pytest.approx({0: 1.0, 1: 4.25})
-
-
-def test_durations_are_those_of_ops() -> None:
-    durations = durations_of(RunRecord(JOB, records()).timeline())
-    assert durations[Op(0, Kind.F, 0)] == pytest.approx(1.0)
-    assert durations[Op(0, Kind.REDUCE_GRAD)] == pytest.approx(0.25)
-    assert Op(1, Kind.RECV_F, 0) not in durations
 
 
 def test_each_rank_says_how_busy_it_was() -> None:
