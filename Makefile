@@ -26,6 +26,9 @@ tests: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/speed/engines.py
+	@if $(BIN)/python -c "import torch" 2>/dev/null; then \
+	  $(BIN)/python benchmarks/speed/interpreter.py; \
+	fi
 
 $(READY): pyproject.toml constraints.txt
 	@if command -v uv >/dev/null 2>&1; then \
