@@ -1,5 +1,6 @@
 """What every rank does: build its stages, play warm-up and recorded steps, hand back what happened as plain data."""
 
+import gc
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -119,6 +120,8 @@ def play(context: Context, job: Job) -> RankRecord:
         return Feed(job, context.rank, stages, step, device.torch_device)
 
     before = _offset(everyone, context)
+    gc.collect()
+    gc.freeze()  # what set-up has made stays; later collections need not look at it
     records: list[StepRecord] = []
     losses: list[float] = []
     gradients: dict[str, Any] = {}
@@ -154,6 +157,7 @@ def _play_step(worker: Worker, feed: Any, everyone: dist.ProcessGroup | None, we
     device = worker.device
     if weights is not None:
         weights.begin()
+    gc.collect()
     device.synchronize()
     if everyone is not None:
         dist.barrier(everyone)

@@ -5,6 +5,7 @@ messages if it must), computes, and keeps what others need. Slots of two ops tak
 where the device can. What it plays is recorded as notes, marks in time of the device, and read after the step.
 """
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -97,6 +98,7 @@ class _Task:
 
 
 Handler = Callable[["Worker", _Task], None]
+_F, _B, _I, _W = Kind.F, Kind.B, Kind.I, Kind.W  # Python 3.11 runs code of its own for each `Kind.F`
 _LOOKED_AT = COMPUTE | {Kind.STEP}
 
 
@@ -135,7 +137,7 @@ class Worker:
         }
         present = {op for slot in plan.orders[rank] for op in slot.ops}
         self._slots = tuple(
-            (index, due[index], slot, tuple(self._task(index, op, present, last) for op in slot.ops))
+            (index, due[index], slot, _handler(slot), tuple(self._task(index, op, present, last) for op in slot.ops))
             for index, slot in enumerate(plan.orders[rank])
         )
 
@@ -158,21 +160,30 @@ class Worker:
         )
 
     def play(self, feed: Feed) -> None:
-        """One step. Losses and notes of it stand in `losses` and `notes` afterwards."""
+        """One step. Losses and notes of it stand in `losses` and `notes` afterwards.
+
+        Python's garbage collector rests meanwhile: it would stop ranks at moments of its own, and the others with them.
+        """
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            self._play(feed)
+        finally:
+            if collects:
+                gc.enable()
+
+    def _play(self, feed: Feed) -> None:
         self.feed = feed
         self.losses.clear()
         self.notes = []
         messages, position = self.messages, self.position
-        for index, due, slot, tasks in self._slots:
+        for index, due, slot, play, tasks in self._slots:
             if position is not None:
                 position.enter(index)
             if self._faults:
                 self._strike(slot)
             messages.post(due)
-            if len(tasks) == 1:
-                HANDLERS[slot.first.kind](self, tasks[0])
-            else:
-                _play_pair(self, slot, tasks[0], tasks[1])
+            play(self, *tasks)
             if self.after_slot is not None and slot.first.kind in _LOOKED_AT:
                 self.after_slot(str(slot))
         messages.finish()
@@ -197,7 +208,7 @@ class Worker:
             return tensor
         if task.neighbour is not None:
             return self._held.pop(task.neighbour)
-        return self.feed.tokens(task.op.stage, task.op.mb or 0) if task.op.kind is Kind.F else None
+        return self.feed.tokens(task.op.stage, task.op.mb or 0) if task.op.kind is _F else None
 
     def keep(self, op: Op, tensor: torch.Tensor | None) -> None:
         """Keep the result of an op for its SEND, or for the next stage on this rank."""
@@ -227,13 +238,17 @@ def _play_compute(worker: Worker, task: _Task) -> None:
     _put(worker, task, made)
 
 
-def _play_pair(worker: Worker, slot: Slot, first: _Task, second: _Task) -> None:
+def _handler(slot: Slot) -> Callable[..., None]:
+    return HANDLERS[slot.first.kind] if slot.second is None else _play_pair
+
+
+def _play_pair(worker: Worker, first: _Task, second: _Task) -> None:
     device = worker.device
     asked = device.mark()
     forward, backward = worker.take(first), worker.take(second)
     began, busy = device.mark(), device.busy_s()
     made = worker.both(lambda: _compute(worker, first, forward), lambda: _compute(worker, second, backward))
-    worker.notes.append(Note(slot, asked, began, device.mark(), device.busy_s() - busy))
+    worker.notes.append(Note(Slot(first.op, second.op), asked, began, device.mark(), device.busy_s() - busy))
     _put(worker, first, made[0])
     _put(worker, second, made[1])
 
@@ -242,15 +257,15 @@ def _compute(worker: Worker, task: _Task, given: torch.Tensor | None) -> torch.T
     """What F, B, I and W do; the last that adds to a stage's gradients says so before and after."""
     player, weights, (stage, kind, mb) = task.player, worker.weights, task.op
     assert mb is not None
-    if kind is Kind.F:
+    if kind is _F:
         assert given is not None
         return player.forward(mb, given, worker.feed.targets(stage, mb) if task.is_end else None)
-    if kind is Kind.I:
+    if kind is _I:
         return player.backward_input(mb, given)
     if weights is not None and task.is_last:
         weights.expect_last(stage)
     made = None
-    if kind is Kind.B:
+    if kind is _B:
         made = player.backward(mb, given)
     else:
         player.backward_weight(mb, weights.done if weights is not None else None)
@@ -261,13 +276,13 @@ def _compute(worker: Worker, task: _Task, given: torch.Tensor | None) -> torch.T
 
 def _put(worker: Worker, task: _Task, made: torch.Tensor | None) -> None:
     kind = task.op.kind
-    if kind is Kind.F:
+    if kind is _F:
         if task.is_end:
             assert made is not None
             worker.losses.append(made)
         else:
             worker.keep(task.op, made)
-    elif kind is not Kind.W and not task.is_first:
+    elif kind is not _W and not task.is_first:
         worker.keep(task.op, made)
 
 

@@ -34,6 +34,8 @@ class Kind(StrEnum):
     RELOAD = "RELOAD"
     STEP = "STEP"
 
+    __hash__ = str.__hash__  # an Enum's own is Python code, and ops are hashed for everything
+
 
 COMPUTE = frozenset({Kind.F, Kind.B, Kind.I, Kind.W})
 BACKWARD = frozenset({Kind.B, Kind.I, Kind.W})
