@@ -12,12 +12,15 @@ from torch.utils.checkpoint import checkpoint
 
 from executor.initial import fill
 from executor.precision import parameter_dtype
-from executor.split_backward import embedding, linear
+from executor.split_backward import cast, compute_dtype, embedding, linear
 from parsim.errors import LayoutError
 from parsim.model.weights import Weight, embedding_weights, final_norm_weights, head_weights, layer_weights
 from parsim.spec import ModelSpec, Run
 
 __all__ = ["Layer", "PartModule", "cross_entropy", "part_module"]
+
+Turn = tuple[torch.Tensor, torch.Tensor]
+"""cos and sin [s, head_dim / 2] of the angles that rotary positions turn by."""
 
 EPSILON = 1e-5
 ROPE_BASE = 10_000.0
@@ -57,11 +60,13 @@ class _Weighted(nn.Module):
         return linear(x, self.weight(name), self.bias(name))
 
     def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        """RMSNorm (Zhang & Sennrich, 1910.07467), or LayerNorm where there is a bias."""
+        """RMSNorm (Zhang & Sennrich, 1910.07467), or LayerNorm where there is a bias; in autocast's type where that is
+        on, so that the linears behind it keep one copy of it together.
+        """
         weight, bias = self.weight(name), self.bias(name)
         if bias is None:
-            return functional.rms_norm(x, weight.shape, weight.to(x.dtype), EPSILON)
-        return functional.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), EPSILON)
+            return cast(functional.rms_norm(x, weight.shape, weight.to(x.dtype), EPSILON))
+        return cast(functional.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), EPSILON))
 
 
 class Layer(_Weighted):
@@ -74,25 +79,24 @@ class Layer(_Weighted):
         self._window = model.sliding_window if is_windowed else None
         self.recomputes_core = False
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        attended = self._attention(self.norm(x, "attention_norm"))
+    def forward(self, x: torch.Tensor, turn: Turn | None) -> torch.Tensor:
+        attended = self._attention(self.norm(x, "attention_norm"), turn)
         if self._model.parallel_residual:
             return x + attended + self._mlp(self.norm(x, "mlp_norm"))
         x = x + attended
         return x + self._mlp(self.norm(x, "mlp_norm"))
 
-    def _attention(self, x: torch.Tensor) -> torch.Tensor:
+    def _attention(self, x: torch.Tensor, turn: Turn | None) -> torch.Tensor:
         model = self._model
         query = self._heads(self.linear(x, "query"), model.heads)
         key = self._heads(self.linear(x, "key"), model.kv_heads)
         value = self._heads(self.linear(x, "value"), model.kv_heads)
         if model.qk_norm == "per_head":
             query, key = self.norm(query, "query_norm"), self.norm(key, "key_norm")
-        if model.positions == "rope":
-            turn = _rotation(x.shape[1], model.head_dim, x.device, query.dtype)
+        if turn is not None:
             query, key = _rotated(query, turn), _rotated(key, turn)
         if self.recomputes_core:
-            mixed = checkpoint(self._core, query, key, value, use_reentrant=False)
+            mixed = checkpoint(self._core, query, key, value, use_reentrant=False, preserve_rng_state=False)
         else:
             mixed = self._core(query, key, value)
         return self.linear(mixed.transpose(1, 2).flatten(2), "proj")
@@ -120,14 +124,14 @@ class Layer(_Weighted):
         return self.linear(functional.gelu(up, approximate="tanh"), "mlp.down")
 
 
-def _rotation(length: int, width: int, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin [s, width / 2] of rotary positions (Su et al., 2104.09864)."""
+def _rotation(length: int, width: int, device: torch.device, dtype: torch.dtype) -> Turn:
+    """The angles of rotary positions (Su et al., 2104.09864) for heads of `width`; all layers share them."""
     rates = ROPE_BASE ** (-torch.arange(0, width, 2, device=device, dtype=torch.float64) / width)
     angles = torch.arange(length, device=device, dtype=torch.float64)[:, None] * rates
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def _rotated(x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def _rotated(x: torch.Tensor, turn: Turn) -> torch.Tensor:
     """Both halves of each head's width turned by its position's angles."""
     cos, sin = turn
     first, second = x.chunk(2, dim=-1)
@@ -196,8 +200,14 @@ class PartModule(nn.Module):
             if self.model.positions == "learned":
                 places = torch.arange(tokens.shape[-1], device=tokens.device)
                 x = x + embedding(places, self.ends_first.weight("positions"))
+        turn = None
+        if self.model.positions == "rope":
+            turn = _rotation(x.shape[1], self.model.head_dim, x.device, compute_dtype(x))
         for index, layer in enumerate(self.layers):
-            x = checkpoint(layer, x, use_reentrant=False) if index < self._recomputed else layer(x)
+            if index < self._recomputed:  # nothing in a layer is random
+                x = checkpoint(layer, x, turn, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = layer(x, turn)
         if self.ends_last is None:
             return x
         x = self.ends_last.norm(x, "final_norm")

@@ -13,7 +13,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["Done", "Work", "add_to_gradient", "embedding", "linear", "run_works", "store_works"]
+__all__ = [
+    "Done",
+    "Work",
+    "add_to_gradient",
+    "cast",
+    "compute_dtype",
+    "embedding",
+    "linear",
+    "run_works",
+    "store_works",
+]
 
 Done = Callable[[nn.Parameter], None]
 Work = Callable[[Done | None], None]
@@ -52,7 +62,7 @@ def add_to_gradient(parameter: nn.Parameter, gradient: torch.Tensor) -> None:
 
 def linear(x: torch.Tensor, weight: nn.Parameter, bias: nn.Parameter | None = None) -> torch.Tensor:
     """x [..., in] times weight [out, in], plus bias [out]; in autocast's type where autocast is on."""
-    made: torch.Tensor = _Linear.apply(_cast(x), weight, bias)
+    made: torch.Tensor = _Linear.apply(cast(x), weight, bias)
     return made
 
 
@@ -62,11 +72,16 @@ def embedding(tokens: torch.Tensor, weight: nn.Parameter) -> torch.Tensor:
     return made
 
 
-def _cast(x: torch.Tensor) -> torch.Tensor:
+def cast(x: torch.Tensor) -> torch.Tensor:
+    """x in the type that linears compute in."""
+    return x.to(compute_dtype(x))
+
+
+def compute_dtype(x: torch.Tensor) -> torch.dtype:
+    """Autocast's type where that is on; that of x where it is off, and for fp64."""
     kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.is_floating_point() and x.dtype is not torch.float64:
-        return x.to(torch.get_autocast_dtype(kind))
-    return x
+    is_narrowed = torch.is_autocast_enabled(kind) and x.is_floating_point() and x.dtype is not torch.float64
+    return torch.get_autocast_dtype(kind) if is_narrowed else x.dtype
 
 
 class _Linear(torch.autograd.Function):
@@ -74,8 +89,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, weight: nn.Parameter, bias: nn.Parameter | None) -> torch.Tensor:
         ctx.save_for_backward(x)
         ctx.weight, ctx.bias = weight, bias
-        cast = weight.to(x.dtype)
-        return functional.linear(x, cast, None if bias is None else bias.to(x.dtype))
+        return functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
@@ -128,7 +142,11 @@ class _Embedding(torch.autograd.Function):
         if _works is not None:
 
             def work(done: Done | None) -> None:
-                add_to_gradient(weight, _rows_added(tokens, grad, weight))
+                held = weight.grad
+                if held is not None and held.dtype == grad.dtype:  # touches only the rows that occur
+                    held.index_add_(0, tokens.reshape(-1), grad.reshape(-1, grad.shape[-1]))
+                else:
+                    add_to_gradient(weight, _rows_added(tokens, grad, weight))
                 if done is not None:
                     done(weight)
 

@@ -47,19 +47,24 @@ class Stage:
             if self._loss is not None:
                 assert target is not None
                 made = self._loss(made, target)
-        self._graphs[mb] = (x, made)
+        is_kept = self._loss is not None or self._split == "torch" or not made.requires_grad
+        self._graphs[mb] = (x, made if is_kept else _Root.apply(made))
         return made.detach()
 
     def backward(self, mb: int, grad: torch.Tensor | None) -> torch.Tensor | None:
         """B: all gradients; returns that of the input, contiguous, None on the first stage."""
         x, made = self._graphs.pop(mb)
-        made.backward(self._start(made, grad))
+        if made.requires_grad:
+            made.backward(self._start(made, grad))
         return _input_gradient(x)
 
     def backward_input(self, mb: int, grad: torch.Tensor | None) -> torch.Tensor | None:
         """I: the input's gradient; what the weights' gradients need is kept for W."""
         x, made = self._graphs.pop(mb)
         start = self._start(made, grad)
+        if not made.requires_grad:  # every weight is frozen, and nothing is asked for
+            self._works[mb] = []
+            return None
         if self._split == "stored":
             works: list[Work] = []
             with store_works(works):
@@ -107,3 +112,15 @@ class Stage:
 
 def _input_gradient(x: torch.Tensor) -> torch.Tensor | None:
     return None if x.grad is None else x.grad.contiguous()
+
+
+class _Root(torch.autograd.Function):
+    """Where a backward begins: of the output's shape, but without its memory, which nobody needs once it is sent."""
+
+    @staticmethod
+    def forward(ctx: Any, made: torch.Tensor) -> torch.Tensor:
+        return made.new_empty(()).expand(made.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return grad
