@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from pathlib import Path
 from typing import NamedTuple
 
 from parsim.axes.mesh import coordinates
@@ -42,7 +44,9 @@ def parse_fault(text: str) -> Fault:
 
 
 def strike(fault: Fault) -> None:
-    """Let it happen, in this process."""
+    """Let it happen, in this process; the moment is noted in the file that PARSIM_FAULT_LOG names, if it is set."""
+    if log := os.environ.get("PARSIM_FAULT_LOG"):
+        Path(log).write_text(f"{time.time()}")
     if fault.kind == "raise":
         raise RuntimeError(f"injected at {fault.op}")
     if fault.kind == "loop":

@@ -6,12 +6,14 @@ each of them comes here by itself, plays its part, and watches its peers (`torch
 
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import connection
+from multiprocessing import connection, forkserver, resource_tracker
 from types import FrameType
 from typing import Any
 
@@ -19,7 +21,8 @@ import torch
 import torch.distributed as dist
 
 from executor.board import FIELDS, Row, row_of
-from executor.rank import serve
+from executor.errors import RunFailed
+from executor.rank import serve, short
 from executor.torchrun import is_torchrun, join
 from executor.verdict import Limits, Seen, process_state, verdict
 from parsim.errors import SpecError
@@ -29,8 +32,12 @@ __all__ = ["Target", "launch"]
 Target = Callable[[Any, Any], Any]
 """A function of a module: (rank's context, job) -> result, which travels as a pickle."""
 
+_EXIT_CODE_WITHIN_S = 0.5
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 _PRELOAD = ["executor.rank", "executor.play", "executor.layers", "executor.links"]
 _LOOK_EVERY_S = 0.1
+_ASLEEP_S = 2.0
+"""Of no look at the ranks: the launcher was stopped (Ctrl-Z), most likely with them; no rank has hung for that."""
 
 
 def launch(
@@ -49,12 +56,13 @@ def launch(
     """
     _check_device(device, ranks)
     labels = labels or ((),) * ranks
-    limits = Limits(hang_after_s)
+    limits = Limits(hang_after_s, setup_after_s=max(hang_after_s, Limits().setup_after_s))
     if is_torchrun():
         return join(target, job, ranks, device=device, limits=limits, labels=labels)
     with _listening() as (port, store), _ended_by_sigterm():
-        ensemble = _Ensemble(target, job, ranks, device, port)
+        ensemble = _Ensemble(ranks)
         try:
+            ensemble.start(target, job, device, port)
             return ensemble.watch(labels, limits)
         finally:
             ensemble.end()
@@ -100,42 +108,94 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until a rank that is being started has its place in our books. A mask would not do: the
+    store's thread would take the signal, and Python would raise here all the same.
+    """
+    heard: list[int] = []
+    try:
+        before = {number: signal.signal(number, lambda n, _: heard.append(n)) for number in _ENDING}
+    except ValueError:  # not the main thread: signals do not come here
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if heard:
+        raise KeyboardInterrupt
+
+
+def _ensure_forkserver() -> None:
+    """The process that ranks are forked from. Ctrl-C never reaches it, nor them: they inherit the mask. Otherwise it
+    would show a call stack while it imports, and so would a rank before it comes to `serve`.
+    """
+    multiprocessing.set_forkserver_preload(_PRELOAD)
+    resource_tracker.ensure_running()  # it unblocks the signal when it starts, so it comes first
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Ensemble:
     """The spawned ranks: their processes, their pipes, and the board they write on."""
 
-    def __init__(self, target: Target, job: Any, ranks: int, device: str, port: int) -> None:
-        context = multiprocessing.get_context("forkserver")
-        multiprocessing.set_forkserver_preload(_PRELOAD)
-        self._board = context.RawArray("q", ranks * FIELDS)
+    def __init__(self, ranks: int) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._board = self._context.RawArray("q", ranks * FIELDS)
+        self._ranks = ranks
         self._processes: list[Any] = []
         self._pipes: list[connection.Connection] = []
+        self._mail: dict[int, bytes] = {}
+        self._postmen: list[threading.Thread] = []
+        self._wake, self._woken = self._context.Pipe(duplex=False)
         self._results: dict[int, Any] = {}
         self._errors: dict[int, tuple[str, float]] = {}
         self._stopped: dict[int, float] = {}
+        self._gone: dict[int, float] = {}
         self._refused: str | None = None
+        self._awake_since = self._looked = time.monotonic()
+
+    def start(self, target: Target, job: Any, device: str, port: int) -> None:
+        """Spawn all ranks, and a thread for each that takes its mail: a rank may be stopped in the middle of a send."""
+        payload = pickle.dumps((target, job))
         now = time.monotonic_ns()
-        for rank in range(ranks):
+        for rank in range(self._ranks):
             self._board[rank * FIELDS], self._board[rank * FIELDS + 2] = -1, now
-        try:
-            for rank in range(ranks):
-                ours, theirs = context.Pipe()
-                arguments = (target, job, rank, ranks, device, self._board, rank * FIELDS, theirs, port)
-                process = context.Process(target=serve, args=arguments, daemon=True)
+        with _signals_held_back():
+            _ensure_forkserver()
+            for rank in range(self._ranks):
+                ours, theirs = self._context.Pipe()
+                arguments = (payload, rank, self._ranks, device, self._board, rank * FIELDS, theirs, port)
+                process = self._context.Process(target=serve, args=arguments, daemon=True)
                 self._processes.append(process)
                 self._pipes.append(ours)
                 process.start()
                 theirs.close()
-        except BaseException:
-            self.end()
-            raise
+                postman = threading.Thread(target=self._receive, args=(rank, ours), name=f"mail {rank}", daemon=True)
+                self._postmen.append(postman)
+                postman.start()
+
+    def _receive(self, rank: int, pipe: connection.Connection) -> None:
+        with suppress(EOFError, OSError):  # its process is gone: the verdict says so
+            self._mail[rank] = pipe.recv_bytes()
+            self._woken.send_bytes(b"!")
 
     def watch(self, labels: Sequence[Sequence[str]], limits: Limits) -> list[Any]:
         """Until all results are there; raises RunFailed as soon as there is a verdict."""
-        ranks = range(len(self._processes))
-        while len(self._results) < len(ranks):
-            listened = [self._pipes[rank] for rank in ranks if rank not in self._results and rank not in self._errors]
-            sentinels = [self._processes[rank].sentinel for rank in ranks if rank not in self._results]
-            connection.wait([*listened, *sentinels], _LOOK_EVERY_S)
+        ranks = range(self._ranks)
+        while len(self._results) < self._ranks:
+            alive = [process.sentinel for process in self._processes if process.exitcode is None]
+            if self._wake in connection.wait([self._wake, *alive], _LOOK_EVERY_S):
+                self._wake.recv_bytes()
+            now = time.monotonic()
+            if now - self._looked > _ASLEEP_S:
+                self._awake_since = now
+            self._looked = now
             for rank in ranks:
                 self._hear(rank)
             if self._refused is not None:
@@ -147,14 +207,13 @@ class _Ensemble:
 
     def _hear(self, rank: int) -> None:
         """Take what a rank has sent."""
-        if rank in self._results or rank in self._errors:
+        mail = self._mail.pop(rank, None)
+        if mail is None:
             return
         try:
-            if not self._pipes[rank].poll():
-                return
-            kind, *content = self._pipes[rank].recv()
-        except (EOFError, OSError):
-            return  # its process is gone: the verdict says so
+            kind, *content = pickle.loads(mail)
+        except Exception as error:
+            raise RunFailed(rank, None, f"its result cannot be read: {short(error)}") from None
         if kind == "result":
             self._results[rank] = content[0]
             return
@@ -166,7 +225,11 @@ class _Ensemble:
     def _seen(self, rank: int) -> Seen:
         process, now = self._processes[rank], time.monotonic()
         row: Row = row_of(self._board, rank * FIELDS)
-        life = "dead" if process.exitcode is not None else process_state(process.pid)
+        row = row._replace(age_s=min(row.age_s, now - self._awake_since))
+        code = process.exitcode
+        life = "dead" if code is not None else process_state(process.pid)
+        if life == "dead" and code is None and now - self._gone.setdefault(rank, now) < _EXIT_CODE_WITHIN_S:
+            life = "alive"  # a zombie: the fork server is about to tell how it ended
         if life == "stopped":
             self._stopped.setdefault(rank, now)
         else:
@@ -176,7 +239,7 @@ class _Ensemble:
             row=row,
             life=life,
             stopped_s=now - self._stopped.get(rank, now),
-            exit_code=process.exitcode,
+            exit_code=code,
             error=text,
             error_age_s=now - since,
             is_done=rank in self._results,
@@ -184,7 +247,7 @@ class _Ensemble:
 
     def end(self) -> None:
         """Let ranks that are done go, kill the others, and wait until none is left."""
-        is_over = len(self._results) == len(self._processes)
+        is_over = len(self._results) == self._ranks
         for process, pipe in zip(self._processes, self._pipes, strict=True):
             if process.pid is None:
                 continue
@@ -193,11 +256,16 @@ class _Ensemble:
                     pipe.send("end")
             else:
                 process.kill()
-        for process, pipe in zip(self._processes, self._pipes, strict=True):
+        for process in self._processes:
             if process.pid is not None:
                 process.join(5.0)
                 if process.exitcode is None:
                     process.kill()
                     process.join()
                 process.close()
+        for postman in self._postmen:
+            postman.join(1.0)
+        for pipe in self._pipes:
             pipe.close()
+        self._wake.close()
+        self._woken.close()

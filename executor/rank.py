@@ -2,13 +2,16 @@
 
 import ctypes
 import os
+import pickle
 import signal
 import sys
-from collections.abc import Callable, MutableSequence
+import threading
+from collections.abc import MutableSequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing.connection import Connection
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch.distributed as dist
@@ -34,8 +37,7 @@ class RankContext:
 
 
 def serve(
-    target: Callable[[RankContext, Any], Any],
-    job: Any,
+    payload: bytes,
     rank: int,
     ranks: int,
     device: str,
@@ -46,18 +48,20 @@ def serve(
 ) -> None:
     """The life of a spawned rank: join, play, send the result, and stay until the parent says that all are done.
 
+    `payload` is the pickle of target and job, read here so that one that cannot be read is reported as well.
     An error is sent and the process stays as well: its peers would otherwise see a lost connection first.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends everything
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    die_with_parent()
     quiet()
+    _leave_with_launcher()
     state = State(board, at)
     try:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo") if sys.platform == "linux" else None
         store = dist.TCPStore("127.0.0.1", port, None, False, timeout=_TIMEOUT)
         backend = "nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=_TIMEOUT)
+        target, job = pickle.loads(payload)
         context = RankContext(rank, ranks, rank, dist.PrefixStore("job", store), state)
         result = target(context, job)
         state.finish()
@@ -78,6 +82,20 @@ def short(error: BaseException) -> str:
     if isinstance(error, ParsimError):
         return text
     return f"{name}: {text[:400]}" if text else name
+
+
+def _leave_with_launcher() -> None:
+    """Exit when the process that launched us has gone. Its fork server, our parent for the system, would live on: it
+    stays for as long as any rank does, so that no signal of a parent's death ever comes.
+    """
+    launcher = parent_process()
+    assert launcher is not None
+
+    def watch() -> None:
+        wait([launcher.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="launcher", daemon=True).start()
 
 
 def die_with_parent() -> None:

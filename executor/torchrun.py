@@ -37,6 +37,9 @@ _EVERY_S = 0.25
 _SILENT_AFTER_S = 3.0
 """A peer on another host that has not written for so long is stopped, or cut off."""
 
+_FIRST_RANK_SPEAKS_S = 10.0
+"""Until then the first rank has said what is wrong with the input, and torchrun's SIGTERM has ended the others."""
+
 _LEAVE = 0  # no signal has this number
 
 _joined: "_Membership | None" = None
@@ -68,6 +71,7 @@ def join(
         message = f"torchrun started {world} ranks, the run has {ranks}; {way_out}"
         if int(os.environ["RANK"]) == 0:
             raise SpecError(message)
+        time.sleep(_FIRST_RANK_SPEAKS_S)  # an exit here would have the agent end the first rank before it speaks
         _exit(2)
     if _joined is None:
         _joined = _Membership(device)
@@ -87,28 +91,28 @@ class _Membership:
         self._played = 0
         self._limits = Limits()
         self._labels: Sequence[Sequence[str]] = ((),) * self.ranks
-        self._error: str | None = None
         self._lock = threading.Lock()
         self._alarm, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
-        # torchrun ends ranks with SIGTERM; one that waits inside a backend hears of it through this pipe alone.
-        signal.signal(signal.SIGTERM, lambda number, frame: None)
-        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         backend = "nccl" if device == "cuda" else "gloo"
-        try:
-            dist.init_process_group(backend, init_method="env://", timeout=_TIMEOUT)
-            self._gathering = dist.new_group(backend="gloo", timeout=_TIMEOUT)
-            self._store = dist.PrefixStore("parsim", dist.TCPStore(host, port, None, False, timeout=_STORE_TIMEOUT))
-        except (dist.DistError, RuntimeError, OSError) as error:
-            raise SpecError(f"rank {self.rank} cannot join at {host}:{port}: {short(error)}") from None
         self._heard: dict[int, tuple[int, float]] = {}
         self._stopped: dict[int, float] = {}
+        self._near: dict[int, MutableSequence[int]] = {}
+        self._joined: set[int] = set()
         self._beats = 0
-        self._publish()
-        self._store.wait([f"row/{rank}" for rank in range(self.ranks)], timedelta(seconds=60))
-        self._near = self._near_rows()
-        self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
-        self._watcher.start()
+        self._came = time.monotonic()
+        try:  # the peers are watched before anything is waited for: one may never come
+            self._store = dist.PrefixStore("parsim", dist.TCPStore(host, port, None, False, timeout=_STORE_TIMEOUT))
+            self._publish()
+            self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+            self._watcher.start()
+            # torchrun ends ranks with SIGTERM; one that waits inside a backend hears of it through this pipe alone.
+            signal.signal(signal.SIGTERM, lambda number, frame: None)
+            signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+            dist.init_process_group(backend, init_method="env://", timeout=_TIMEOUT)
+            self._gathering = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+        except (dist.DistError, RuntimeError, OSError) as error:
+            raise SpecError(f"rank {self.rank} cannot join at {host}:{port}: {short(error)}") from None
         atexit.register(self._leave)
 
     def play(
@@ -153,7 +157,6 @@ class _Membership:
             while time.monotonic() < deadline:
                 self._judge()
                 time.sleep(0.05)
-        self._error = error
         if is_users:
             self._accuse(error, 2)
         slot, phase, _ = row_of(self._board)
@@ -197,20 +200,25 @@ class _Membership:
         self._store.set(f"row/{self.rank}", json.dumps(row))
 
     def _rows(self) -> dict[int, dict[str, Any]]:
+        """What the ranks that have come say of themselves."""
         try:
-            found = self._store.multi_get([f"row/{rank}" for rank in range(self.ranks)])
+            for rank in set(range(self.ranks)) - self._joined:
+                if self._store.check([f"row/{rank}"]):
+                    self._joined.add(rank)
+            known = sorted(self._joined)
+            found = self._store.multi_get([f"row/{rank}" for rank in known])
         except (dist.DistError, RuntimeError):
             return {}
-        return {rank: json.loads(text) for rank, text in enumerate(found)}
+        rows = {rank: json.loads(text) for rank, text in zip(known, found, strict=True)}
+        for rank in rows.keys() - self._near.keys():
+            self._map(rank, rows[rank])
+        return rows
 
-    def _near_rows(self) -> dict[int, MutableSequence[int]]:
-        """The rows of this host's ranks as they write them: what a killed one was playing stands there still."""
-        found = {}
-        for rank, row in self._rows().items():
-            if row["host"] == socket.gethostname() and row["memory"] is not None:
-                with suppress(OSError), open(f"/proc/{row['pid']}/fd/{row['memory']}", "rb") as shared:
-                    found[rank] = _as_row(mmap.mmap(shared.fileno(), 8 * FIELDS, prot=mmap.PROT_READ))
-        return found
+    def _map(self, rank: int, row: dict[str, Any]) -> None:
+        """The row of a rank of this host as it writes it: what it was playing stands there when it has been killed."""
+        if row["host"] == socket.gethostname() and row["memory"] is not None:
+            with suppress(OSError), open(f"/proc/{row['pid']}/fd/{row['memory']}", "rb") as shared:
+                self._near[rank] = _as_row(mmap.mmap(shared.fileno(), 8 * FIELDS, prot=mmap.PROT_READ))
 
     def _watch(self) -> None:
         """Publish, look, judge; SIGTERM from the agent is a reason to look once more before leaving."""
@@ -230,6 +238,7 @@ class _Membership:
     def _judge(self) -> None:
         """Leave if somebody has accused, or accuse."""
         if self._store.check(["fault"]):
+            self._kill_local()  # whoever accuses may be on another host
             _exit(1)
         fault = verdict(self._seen(), self._labels, self._limits)
         if fault is not None:
@@ -237,8 +246,14 @@ class _Membership:
 
     def _seen(self) -> list[Seen]:
         now, here = time.monotonic(), socket.gethostname()
-        found = []
-        for rank, row in self._rows().items():
+        found, rows = [], self._rows()
+        if not rows:
+            return []
+        for rank in range(self.ranks):
+            row = rows.get(rank)
+            if row is None:
+                found.append(Seen(Row(-1, Phase.IDLE, now - self._came)))
+                continue
             beat, since = self._heard.get(rank, (0, now))
             if beat != row["beat"]:
                 since = now
@@ -256,7 +271,7 @@ class _Membership:
             else:
                 self._stopped.pop(rank, None)
             found.append(one)
-        return found if len(found) == self.ranks else []
+        return found
 
 
 def _shared_row() -> tuple[int | None, MutableSequence[int]]:

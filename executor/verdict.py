@@ -15,7 +15,20 @@ __all__ = ["Limits", "Seen", "cause_of_exit", "is_secondary", "process_state", "
 
 Life = Literal["alive", "stopped", "dead"]
 
-_SECONDARY = ("connection closed by peer", "connection reset", "broken pipe", "application timeout", "timed out", "eof")
+_SECONDARY = (
+    "connection closed",
+    "connection reset",
+    "connection refused",
+    "connection was likely closed",
+    "broken pipe",
+    "failed to recv",
+    "application timeout",
+    "socket timeout",
+    "timed out",
+    "eoferror",
+    "remote process exited",
+    "communicator was aborted",
+)
 
 
 class Limits(NamedTuple):
@@ -79,7 +92,7 @@ def verdict(seen: Sequence[Seen], labels: Sequence[Sequence[str]], limits: Limit
 
 
 def _hung(seen: Sequence[Seen], limits: Limits) -> tuple[int, str] | None:
-    """A rank that computes for too long; if nobody computes, the one that has waited longest."""
+    """A rank that computes for too long; if nobody computes, one that others wait for, or has waited longest."""
     left = [rank for rank, one in enumerate(seen) if not one.is_done and one.error is None]
     for rank in sorted(left, key=lambda rank: -seen[rank].row.age_s):
         row = seen[rank].row
@@ -89,8 +102,11 @@ def _hung(seen: Sequence[Seen], limits: Limits) -> tuple[int, str] | None:
             return rank, f"not ready after {limits.setup_after_s:g} s"
     longest = max(limits.hang_after_s, 0.0 if any(seen[rank].row.slot >= 0 for rank in left) else limits.setup_after_s)
     if left and all(seen[rank].row.age_s > longest for rank in left):
-        waiting = [rank for rank in left if seen[rank].row.phase is Phase.WAITING] or left
-        oldest = max(waiting, key=lambda rank: seen[rank].row.age_s)
+        waiting = [rank for rank in left if seen[rank].row.phase is Phase.WAITING]
+        idle = [rank for rank in left if seen[rank].row.phase is Phase.IDLE]
+        if waiting and len(idle) == 1:  # it is not in a step: the others wait for nobody else
+            return idle[0], f"has not begun its step for {longest:g} s, and all others wait"
+        oldest = max(waiting or left, key=lambda rank: seen[rank].row.age_s)
         return oldest, f"still waiting after {longest:g} s, and no rank computes"
     return None
 
@@ -113,7 +129,9 @@ def process_state(pid: int) -> Life:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
         return "dead" if Path("/proc/self/stat").exists() else "alive"
-    except OSError:
+    except ProcessLookupError:
         return "dead"
+    except OSError:
+        return "alive"  # too many open files, say: nothing is known
     letter = stat.rpartition(")")[2].split()[0]
     return "stopped" if letter in "Tt" else "dead" if letter in "ZXx" else "alive"

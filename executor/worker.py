@@ -186,6 +186,8 @@ class Worker:
             play(self, *tasks)
             if self.after_slot is not None and slot.first.kind in _LOOKED_AT:
                 self.after_slot(str(slot))
+        if position is not None:
+            position.wait(len(self._slots) - 1)
         messages.finish()
         self._step += 1
         if position is not None:
