@@ -108,6 +108,8 @@ class _Linear(torch.autograd.Function):
 
 
 def _linear_work(x: torch.Tensor, grad: torch.Tensor, weight: nn.Parameter | None, bias: nn.Parameter | None) -> Work:
+    x = x.detach()  # what is unpacked from saved tensors holds the whole graph before it
+
     def work(done: Done | None) -> None:
         rows, inputs = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
         if weight is not None:

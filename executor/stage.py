@@ -59,7 +59,11 @@ class Stage:
         return _input_gradient(x)
 
     def backward_input(self, mb: int, grad: torch.Tensor | None) -> torch.Tensor | None:
-        """I: the input's gradient; what the weights' gradients need is kept for W."""
+        """I: the input's gradient; what the weights' gradients need is kept for W.
+
+        Norms' gradients are made here too, "stored". Autograd calls the hooks of the other weights as well, although
+        nothing was added to them yet.
+        """
         x, made = self._graphs.pop(mb)
         start = self._start(made, grad)
         if not made.requires_grad:  # every weight is frozen, and nothing is asked for
