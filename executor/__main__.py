@@ -11,12 +11,20 @@ from parsim.cli import main
 _FIRST_RANK_SPEAKS_S = 3.0
 
 
-def _main() -> None:
+def _alone() -> None:
+    """Leave at once when all is said: taking torch down takes a second, and every rank has been seen off by then."""
+    try:
+        main(app, "python -m executor")
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)
+
+
+def _one_of_many() -> None:
     """What is wrong with the input the first rank says for all, and torchrun ends the others; a rank that is still
     there after a while has an error of its own.
     """
-    if os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ:
-        main(app, "python -m executor")
     sys.stderr = io.StringIO()
     try:
         main(app, "python -m executor")
@@ -27,4 +35,9 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        _alone()
+    elif os.environ.get("RANK") == "0":
+        main(app, "python -m executor")
+    else:
+        _one_of_many()

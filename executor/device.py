@@ -43,8 +43,12 @@ class Device(Protocol):
         """CPU time that the thread which computes has had so far; its share of an op's time says how real that is."""
         ...
 
-    def both(self, first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
-        """Do two pieces of work, overlapped where the device can."""
+    def run(self, lane: int, work: Callable[..., A], *arguments: Any) -> A:
+        """Do a piece of work of the rank's stage number `lane`, after all that has been asked for before."""
+        ...
+
+    def both(self, lanes: tuple[int, int], first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
+        """Do two pieces of work, of the stages `lanes`, overlapped where the device can."""
         ...
 
     def synchronize(self) -> None:
@@ -77,7 +81,10 @@ class CpuDevice:
     def busy_s(self) -> float:
         return time.thread_time()
 
-    def both(self, first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
+    def run(self, lane: int, work: Callable[..., A], *arguments: Any) -> A:
+        return work(*arguments)
+
+    def both(self, lanes: tuple[int, int], first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
         return first(), second()
 
     def synchronize(self) -> None:
@@ -88,14 +95,18 @@ class CpuDevice:
 
 
 class CudaDevice:
-    """A GPU: work is queued on streams, marks are events, and a pair of ops runs on two streams."""
+    """A GPU: work is queued on streams, marks are events, and a pair of ops runs on two streams.
+
+    Every stage of a rank has a stream of its own, for autograd runs a backward on the stream of its forward: a pair of
+    ops of two stages could not overlap otherwise. The main stream, with messages and marks, waits for each op.
+    """
 
     backend = "nccl"
 
     def __init__(self, index: int) -> None:
         self.torch_device = torch.device("cuda", index)
         torch.cuda.set_device(self.torch_device)
-        self._second = torch.cuda.Stream(self.torch_device)
+        self._lanes: dict[int, torch.cuda.Stream] = {}
         self._start()
 
     def _start(self) -> None:
@@ -122,13 +133,29 @@ class CudaDevice:
     def busy_s(self) -> float:
         return 0.0
 
-    def both(self, first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
-        main = torch.cuda.current_stream()
-        self._second.wait_stream(main)
-        done = first()
-        with torch.cuda.stream(self._second):
+    def _lane(self, lane: int) -> torch.cuda.Stream:
+        if lane not in self._lanes:
+            self._lanes[lane] = torch.cuda.Stream(self.torch_device)
+        return self._lanes[lane]
+
+    def run(self, lane: int, work: Callable[..., A], *arguments: Any) -> A:
+        main, stream = torch.cuda.current_stream(), self._lane(lane)
+        stream.wait_stream(main)
+        with torch.cuda.stream(stream):
+            done = work(*arguments)
+        main.wait_stream(stream)
+        return done
+
+    def both(self, lanes: tuple[int, int], first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
+        main, one, other = torch.cuda.current_stream(), self._lane(lanes[0]), self._lane(lanes[1])
+        one.wait_stream(main)
+        other.wait_stream(main)
+        with torch.cuda.stream(one):
+            done = first()
+        with torch.cuda.stream(other):
             also = second()
-        main.wait_stream(self._second)
+        main.wait_stream(one)
+        main.wait_stream(other)
         return done, also
 
     def synchronize(self) -> None:

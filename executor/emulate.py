@@ -39,7 +39,7 @@ class Pace:
         else:
             self._together.append(op)
 
-    def pair(self, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
+    def pair(self, lanes: tuple[int, int], first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
         """The worker's `pair`: both ops together."""
         began = time.perf_counter()
         self._together = []

@@ -234,7 +234,7 @@ class Gradients:
         if parameter.grad is not view and parameter.grad is not None:
             view.add_(parameter.grad)
             parameter.grad = view if parameter.dtype == bucket.dtype else None
-        if self._stage is not None:
+        if self._stage is not None:  # also called in an I, for weights that get nothing there; it tells nothing then
             self._met.add(parameter)
             left = self._missing.get(bucket)
             if left is not None:

@@ -13,9 +13,9 @@ DEVIATION = 0.02
 
 def fill(parameter: nn.Parameter, name: str, seed: int, layers: int) -> None:
     """Fill a weight in place: norms around 1, what is added to the residual stream scaled by 1 / sqrt(2 layers)."""
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7]))
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4]))
     kind = name.rsplit(".", 1)[-1] if name.startswith("layer") else name
-    made = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * DEVIATION
+    made = torch.randn(parameter.shape, generator=generator) * DEVIATION
     if kind in ("proj", "down"):
         made /= (2 * layers) ** 0.5
     if kind.endswith("norm"):

@@ -42,6 +42,7 @@ RULES: tuple[Rule, ...] = (
         lambda run: run.layout.recompute.mode == "selective" and run.layout.recompute.layers is not None,
         "mode full, or no layers with mode selective",
     ),
+    Rule("layout.recompute.method", lambda run: run.layout.recompute.method == "uniform", "block"),
     Rule("software.attention_dropout", lambda run: run.software.attention_dropout > 0, "0"),
     Rule("software.hidden_dropout", lambda run: run.software.hidden_dropout > 0, "0"),
     Rule("software.optimizer", lambda run: run.software.optimizer != "adam", "adam"),

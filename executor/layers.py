@@ -11,8 +11,8 @@ from executor.groups import Groups
 from executor.job import Job
 from executor.model import cross_entropy, part_module
 from executor.precision import autocast_dtype, gradient_dtype, master_dtype
+from executor.roles import Player
 from executor.stage import Stage
-from executor.worker import Player
 from parsim.axes.mesh import coordinates
 from parsim.plan import Placement
 from parsim.spec import Run

@@ -11,12 +11,14 @@ from parsim.errors import ParsimError
 __all__ = ["Parity", "gathered_gradients", "parity_of"]
 
 Arrays = Mapping[str, Any]
+_NOISE = 1e-6
 
 
 class Parity(NamedTuple):
     """How far the ranks are from the single process.
 
-    `max_rel_diff` is the norm of the difference over the norm of the gradient, of the worst tensor (`worst`);
+    `max_rel_diff` is the norm of the difference over the norm of the gradient, of the worst tensor (`worst`); a norm
+    counts as a millionth of the largest at least, for some gradients are zero but for rounding (a bias of the keys);
     `max_abs_diff` the largest difference of any element; `copies_diff` the largest between two ranks that hold the same
     weight; `loss_diff` the largest relative difference of a step's loss.
     """
@@ -49,10 +51,13 @@ def parity_of(
         odd = sorted(found.keys() ^ expected.keys())
         raise ParsimError(f"the ranks' weights are not those of the single process: {', '.join(odd[:3])} differ")
     worst, relative, absolute = "", 0.0, 0.0
+    least = _NOISE * max(
+        (float(np.linalg.norm(np.asarray(g, dtype=np.float64))) for g in expected.values()), default=0.0
+    )
     for name, gradient in expected.items():
         wide = np.asarray(gradient, dtype=np.float64)
         difference = np.asarray(found[name], dtype=np.float64) - wide
-        norm = float(np.linalg.norm(wide))
+        norm = max(float(np.linalg.norm(wide)), least)
         size = float(np.linalg.norm(difference))
         ratio = size / norm if norm else (0.0 if size == 0.0 else float("inf"))
         if not ratio <= relative:  # not a number is worse than any

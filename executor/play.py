@@ -19,7 +19,8 @@ from executor.groups import Groups
 from executor.job import Job
 from executor.memory import TensorCount
 from executor.precision import activation_dtype
-from executor.worker import Note, Position, Worker
+from executor.roles import Position
+from executor.worker import Note, Worker
 from parsim.axes.mesh import coordinates
 from parsim.errors import SpecError
 

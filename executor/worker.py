@@ -8,66 +8,17 @@ where the device can. What it plays is recorded as notes, marks in time of the d
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
 from executor.comms import Messages
 from executor.device import Device
 from executor.fault import Fault, strike
+from executor.roles import Feed, Player, Position, Weights
 from parsim.plan import BACKWARD, COMPUTE, Kind, Op, Plan, Slot
 
-__all__ = ["HANDLERS", "Feed", "Note", "Player", "Position", "Weights", "Worker"]
-
-
-class Player(Protocol):
-    """A stage, as the worker sees it: real layers, or a sleep."""
-
-    def forward(self, mb: int, x: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor: ...
-
-    def backward(self, mb: int, grad: torch.Tensor | None) -> torch.Tensor | None: ...
-
-    def backward_input(self, mb: int, grad: torch.Tensor | None) -> torch.Tensor | None: ...
-
-    def backward_weight(self, mb: int, done: Callable[[Any], None] | None = None) -> None: ...
-
-
-class Weights(Protocol):
-    """What happens to gradients and weights between the ops: reduced, stepped."""
-
-    def done(self, parameter: Any) -> None:
-        """A gradient has been added to."""
-        ...
-
-    def expect_last(self, stage: int) -> None:
-        """The op that follows is the last that adds to the gradients of `stage`."""
-        ...
-
-    def last_done(self, stage: int) -> None: ...
-
-    def reduce(self, stage: int) -> None: ...
-
-    def wait(self, stage: int) -> None: ...
-
-    def step(self, stage: int) -> None: ...
-
-
-class Position(Protocol):
-    """Where others can see what this rank is doing."""
-
-    def enter(self, index: int) -> None: ...
-
-    def wait(self, index: int) -> None: ...
-
-    def leave(self) -> None: ...
-
-
-class Feed(Protocol):
-    """Inputs of the first stages and targets of the last ones, for one step."""
-
-    def tokens(self, stage: int, mb: int) -> torch.Tensor: ...
-
-    def targets(self, stage: int, mb: int) -> torch.Tensor: ...
+__all__ = ["HANDLERS", "Note", "Worker"]
 
 
 class Note(NamedTuple):
@@ -90,6 +41,8 @@ class _Task:
     receive: Op | None
     neighbour: Op | None
     """The op on the same rank that hands its result over, if no message does."""
+    lane: int
+    """Which of the rank's stages it is of."""
     is_first: bool
     is_end: bool
     """The last stage of its chain: a forward with a loss, a backward without a gradient to start from."""
@@ -116,7 +69,7 @@ class Worker:
         *,
         weights: Weights | None = None,
         position: Position | None = None,
-        pair: Callable[[Callable[[], Any], Callable[[], Any]], tuple[Any, Any]] | None = None,
+        pair: Callable[[tuple[int, int], Callable[[], Any], Callable[[], Any]], tuple[Any, Any]] | None = None,
         faults: Sequence[Fault] = (),
     ) -> None:
         self._plan, self._rank, self._players = plan, rank, players
@@ -156,7 +109,15 @@ class Worker:
                 split = Op(source, Kind.I, mb)
                 neighbour = split if split in present else Op(source, Kind.B, mb)
         return _Task(
-            index, op, self._players[stage], receive, neighbour, before is None, after is None, last.get(stage) == op
+            index=index,
+            op=op,
+            player=self._players[stage],
+            receive=receive,
+            neighbour=neighbour,
+            lane=placement.stages_of(self._rank).index(stage),
+            is_first=before is None,
+            is_end=after is None,
+            is_last=last.get(stage) == op,
         )
 
     def play(self, feed: Feed) -> None:
@@ -235,7 +196,7 @@ def _play_compute(worker: Worker, task: _Task) -> None:
     asked = mark()
     given = worker.take(task)
     began, busy = mark(), device.busy_s()
-    made = _compute(worker, task, given)
+    made = device.run(task.lane, _compute, worker, task, given)
     worker.notes.append(Note(Slot(task.op), asked, began, mark(), device.busy_s() - busy))
     _put(worker, task, made)
 
@@ -249,7 +210,11 @@ def _play_pair(worker: Worker, first: _Task, second: _Task) -> None:
     asked = device.mark()
     forward, backward = worker.take(first), worker.take(second)
     began, busy = device.mark(), device.busy_s()
-    made = worker.both(lambda: _compute(worker, first, forward), lambda: _compute(worker, second, backward))
+    made = worker.both(
+        (first.lane, second.lane),
+        lambda: _compute(worker, first, forward),
+        lambda: _compute(worker, second, backward),
+    )
     worker.notes.append(Note(Slot(first.op, second.op), asked, began, device.mark(), device.busy_s() - busy))
     _put(worker, first, made[0])
     _put(worker, second, made[1])

@@ -9,7 +9,8 @@ import torch
 
 from executor.comms import Messages, routes_of
 from executor.device import CpuDevice
-from executor.worker import Player, Worker
+from executor.roles import Player
+from executor.worker import Worker
 from parsim.plan import Plan, add_p2p
 
 __all__ = ["Hall", "play_together"]

@@ -199,7 +199,7 @@ def test_frozen_weights_get_no_gradient(place: str, is_cut: bool, split: str, pl
     frozen = {name for name, _ in stage.module.weights() if name in FROZEN}
     for name, parameter in stage.module.weights():
         parameter.requires_grad_(name not in frozen)
-    wanted, back = plain(stage, range(1))
+    wanted, _ = plain(stage, range(1))
     assert set(wanted) == {name for name, _ in stage.module.weights()} - frozen
     forward(stage, 0)
     told: list[nn.Parameter] = []

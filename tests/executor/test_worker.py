@@ -219,4 +219,4 @@ def test_the_device_measures_its_own_time() -> None:
     device = CpuDevice()
     marks = [device.mark(), device.mark()]
     assert device.seconds(marks) == marks
-    assert device.both(lambda: 1, lambda: 2) == (1, 2)
+    assert device.both((0, 1), lambda: 1, lambda: 2) == (1, 2)
