@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from executor.bucket import cut_into_buckets
 from executor.device import CpuDevice
-from executor.gradients import Gradients, cut_into_buckets
+from executor.gradients import Gradients
 from executor.groups import Groups, holders_of_parts, lane_of, tied_ranks
 from executor.optimizer import Master, Optimizer
 from parsim.plan import looped, mirrored, straight, vee
