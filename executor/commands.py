@@ -1,9 +1,12 @@
 """The commands of the executor and their options. What they need is imported when they run, so that help is fast."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from parsim.errors import SpecError
 
 __all__ = ["app"]
 
@@ -14,6 +17,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _need_torch() -> None:
+    if find_spec("torch") is None:
+        raise SpecError("the executor needs PyTorch, which is not installed; pip install 'parsim-train[run]' would do")
+
 
 Run = Annotated[
     str,
@@ -80,6 +89,7 @@ def run(
 
     Prints step time, bubbles and losses, and writes the recording that `parsim compare` lays beside a prediction.
     """
+    _need_torch()
     from executor.run_command import run_command
 
     run_command(
@@ -125,6 +135,7 @@ def calibrate(
 
     Prints the times, and writes the cost file that `parsim simulate RUN --cost FILE` plays.
     """
+    _need_torch()
     from executor.calibrate import calibrate_command
 
     calibrate_command(
@@ -171,6 +182,7 @@ def validate(
     Four parts that are never mixed: gradients against a single process, replay of measured ops, an advance prediction
     of emulated ops, and a prediction of real steps from those between them.
     """
+    _need_torch()
     from executor.validate_command import validate_command
 
     validate_command(

@@ -139,3 +139,17 @@ def test_a_plan_file_brings_a_small_model(tmp_path: Path) -> None:
         load_job(str(path), (), path, emulate=False, times=None)
     with pytest.raises(SpecError, match="--times are for --emulate"):
         load_job("tiny-local", (), None, emulate=False, times="F=1ms")
+
+
+@pytest.mark.parametrize("command", ["run tiny-local", "validate tiny-local", "calibrate"])
+def test_without_torch_there_is_one_line(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from executor import commands
+    from parsim.cli import run_app
+
+    monkeypatch.setattr(commands, "find_spec", lambda name: None)
+    assert run_app(commands.app, "executor", command.split()) == 2
+    assert capsys.readouterr().err == (
+        "error: the executor needs PyTorch, which is not installed; pip install 'parsim-train[run]' would do\n"
+    )
