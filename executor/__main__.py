@@ -18,6 +18,8 @@ def _alone() -> None:
     except SystemExit as end:
         sys.stdout.flush()
         sys.stderr.flush()
+        if (launched := sys.modules.get("executor.launch")) is not None:
+            launched.release()
         os._exit(end.code if isinstance(end.code, int) else 1)
 
 

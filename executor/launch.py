@@ -27,7 +27,7 @@ from executor.torchrun import is_torchrun, join
 from executor.verdict import Limits, Seen, process_state, verdict
 from parsim.errors import SpecError
 
-__all__ = ["Target", "launch"]
+__all__ = ["Target", "launch", "release"]
 
 Target = Callable[[Any, Any], Any]
 """A function of a module: (rank's context, job) -> result, which travels as a pickle."""
@@ -67,6 +67,17 @@ def launch(
         finally:
             ensemble.end()
             del store
+
+
+def release() -> None:
+    """At the end of a program: end the process that ranks are forked from. By itself it would take a second to leave,
+    and hold the program's output open for as long.
+    """
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
+    if pid is not None:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def _check_device(device: str, ranks: int) -> None:

@@ -8,12 +8,10 @@ prints what it likes, finds no rank left to wait for.
 
 import atexit
 import json
-import mmap
 import os
 import pickle
 import select
 import signal
-import socket
 import sys
 import threading
 import time
@@ -24,7 +22,7 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from executor.board import FIELDS, Phase, Row, State, row_of
+from executor.board import Phase, Row, State, host_name, row_of, row_of_process, shared_row
 from executor.rank import RankContext, die_with_parent, short
 from executor.verdict import Limits, Seen, is_secondary, process_state, verdict
 from parsim.errors import ParsimError, SpecError
@@ -39,6 +37,13 @@ _SILENT_AFTER_S = 3.0
 
 _FIRST_RANK_SPEAKS_S = 10.0
 """Until then the first rank has said what is wrong with the input, and torchrun's SIGTERM has ended the others."""
+
+_LOST_LOOKS = 4
+"""So many looks in a row find no store before it is called gone."""
+
+_LINGER_S = 0.6
+"""With several hosts, ranks stay so long once a fault is known: the store may leave with the first host's agent, and
+the others must have read it by then."""
 
 _LEAVE = 0  # no signal has this number
 
@@ -84,14 +89,14 @@ class _Membership:
     def __init__(self, device: str) -> None:
         self.rank, self.ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         die_with_parent()
-        self._memory, self._board = _shared_row()
+        self._memory, self._board = shared_row()
         self._state = State(self._board)
         self._local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         self._played = 0
         self._limits = Limits()
         self._labels: Sequence[Sequence[str]] = ((),) * self.ranks
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._alarm, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         backend = "nccl" if device == "cuda" else "gloo"
@@ -101,6 +106,7 @@ class _Membership:
         self._joined: set[int] = set()
         self._beats = 0
         self._came = time.monotonic()
+        self._host, self._spread = host_name(), False
         try:  # the peers are watched before anything is waited for: one may never come
             self._store = dist.PrefixStore("parsim", dist.TCPStore(host, port, None, False, timeout=_STORE_TIMEOUT))
             self._publish()
@@ -124,7 +130,7 @@ class _Membership:
     ) -> list[Any] | None:
         self._limits, self._labels = limits, labels
         self._played += 1
-        self._state.leave()
+        self._state = State(self._board)  # nothing played yet
         store = dist.PrefixStore(f"job{self._played}", dist.distributed_c10d._get_default_store())
         context = RankContext(self.rank, self.ranks, self._local_rank, store, self._state)
         try:
@@ -155,7 +161,8 @@ class _Membership:
         if is_secondary(error):
             deadline = time.monotonic() + self._limits.secondary_held_s
             while time.monotonic() < deadline:
-                self._judge()
+                with suppress(dist.DistError, RuntimeError):
+                    self._judge()
                 time.sleep(0.05)
         if is_users:
             self._accuse(error, 2)
@@ -171,17 +178,25 @@ class _Membership:
             try:
                 first = self._store.compare_set("fault", "", mine).decode() == mine
             except (dist.DistError, RuntimeError):
-                first = True  # the store's host is gone: nobody else may be left to say it
+                if is_secondary(message):
+                    self._abandon()
+                first = True  # nobody else may be left to say it
             if first:
                 sys.stdout.flush()
                 print(f"error: {' '.join(message.split())}", file=sys.__stderr__, flush=True)
-                self._kill_local()
-            _exit(code)
+            self._follow(code)
+
+    def _follow(self, code: int) -> NoReturn:
+        """Leave after an accusation."""
+        self._kill_local()
+        if self._spread:
+            time.sleep(_LINGER_S)
+        _exit(code)
 
     def _kill_local(self) -> None:
         """A stopped peer does not hear torchrun's SIGTERM."""
         for rank, row in self._rows().items():
-            if rank != self.rank and row["host"] == socket.gethostname() and process_state(row["pid"]) == "stopped":
+            if rank != self.rank and row["host"] == self._host and process_state(row["pid"]) == "stopped":
                 with suppress(OSError):
                     os.kill(row["pid"], signal.SIGKILL)
 
@@ -193,7 +208,7 @@ class _Membership:
             "slot": slot,
             "phase": int(phase),
             "age_s": age_s,
-            "host": socket.gethostname(),
+            "host": self._host,
             "pid": os.getpid(),
             "memory": self._memory,
         }
@@ -212,16 +227,18 @@ class _Membership:
         rows = {rank: json.loads(text) for rank, text in zip(known, found, strict=True)}
         for rank in rows.keys() - self._near.keys():
             self._map(rank, rows[rank])
+        self._spread = any(row["host"] != self._host for row in rows.values())
         return rows
 
     def _map(self, rank: int, row: dict[str, Any]) -> None:
         """The row of a rank of this host as it writes it: what it was playing stands there when it has been killed."""
-        if row["host"] == socket.gethostname() and row["memory"] is not None:
-            with suppress(OSError), open(f"/proc/{row['pid']}/fd/{row['memory']}", "rb") as shared:
-                self._near[rank] = _as_row(mmap.mmap(shared.fileno(), 8 * FIELDS, prot=mmap.PROT_READ))
+        if row["host"] == self._host and row["memory"] is not None:
+            with suppress(OSError):
+                self._near[rank] = row_of_process(row["pid"], row["memory"])
 
     def _watch(self) -> None:
         """Publish, look, judge; SIGTERM from the agent is a reason to look once more before leaving."""
+        lost = 0
         while True:
             readable, _, _ = select.select([self._alarm], [], [], _EVERY_S)
             heard = os.read(self._alarm, 64) if readable else b""
@@ -230,22 +247,34 @@ class _Membership:
             try:
                 self._publish()
                 self._judge()
+                lost = 0
             except (dist.DistError, RuntimeError):
-                pass  # the store has gone, and torchrun with it
+                lost += 1  # the store has gone, and torchrun with it
             if signal.SIGTERM in heard:
                 _exit(1)
+            if lost == _LOST_LOOKS:
+                self._abandon()
+
+    def _abandon(self) -> NoReturn:
+        """The store is gone, and the agent that had it. Of each host one rank says so; its own agent ends the rest."""
+        if self._local_rank == 0:
+            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            with self._lock:
+                print(f"error: rank {self.rank}: torchrun's store at {where} is gone", file=sys.__stderr__, flush=True)
+                _exit(1)
+        time.sleep(_LINGER_S)
+        _exit(1)
 
     def _judge(self) -> None:
         """Leave if somebody has accused, or accuse."""
         if self._store.check(["fault"]):
-            self._kill_local()  # whoever accuses may be on another host
-            _exit(1)
+            self._follow(1)
         fault = verdict(self._seen(), self._labels, self._limits)
         if fault is not None:
             self._accuse(str(fault), 1)
 
     def _seen(self) -> list[Seen]:
-        now, here = time.monotonic(), socket.gethostname()
+        now = time.monotonic()
         found, rows = [], self._rows()
         if not rows:
             return []
@@ -261,7 +290,7 @@ class _Membership:
             written = Row(row["slot"], Phase(row["phase"]), row["age_s"] + now - since)
             place = row_of(self._near[rank]) if rank in self._near else written
             one = Seen(place, is_done=place.phase is Phase.DONE)
-            if rank != self.rank and row["host"] == here:
+            if rank != self.rank and row["host"] == self._host:
                 one = one._replace(life=process_state(row["pid"]))
             elif rank != self.rank and now - since > _SILENT_AFTER_S:
                 one = one._replace(life="stopped", stopped_s=self._limits.stopped_after_s)
@@ -271,20 +300,9 @@ class _Membership:
             else:
                 self._stopped.pop(rank, None)
             found.append(one)
+        if any(one.is_done for one in found):  # it has another job to end first; who is ready for the next waits for it
+            found = [one._replace(row=one.row._replace(age_s=0.0)) if one.row.slot < 0 else one for one in found]
         return found
-
-
-def _shared_row() -> tuple[int | None, MutableSequence[int]]:
-    """A row in memory that other processes of the host can map: its file descriptor, None where there is no such."""
-    if not hasattr(os, "memfd_create"):
-        return None, [0] * FIELDS
-    memory = os.memfd_create("parsim")
-    os.truncate(memory, 8 * FIELDS)
-    return memory, _as_row(mmap.mmap(memory, 8 * FIELDS))
-
-
-def _as_row(memory: mmap.mmap) -> MutableSequence[int]:
-    return memoryview(memory).cast("q")  # type: ignore[return-value]
 
 
 def _exit(code: int) -> NoReturn:

@@ -134,4 +134,4 @@ def process_state(pid: int) -> Life:
     except OSError:
         return "alive"  # too many open files, say: nothing is known
     letter = stat.rpartition(")")[2].split()[0]
-    return "stopped" if letter in "Tt" else "dead" if letter in "ZXx" else "alive"
+    return "stopped" if letter == "T" else "dead" if letter in "ZXx" else "alive"  # "t": a debugger looks at it
