@@ -183,7 +183,8 @@ class _Membership:
                 first = True  # nobody else may be left to say it
             if first:
                 sys.stdout.flush()
-                print(f"error: {' '.join(message.split())}", file=sys.__stderr__, flush=True)
+                # In one piece: torchrun starts Python unbuffered, and its own lines would get in between.
+                os.write(2, f"error: {' '.join(message.split())}\n".encode(errors="backslashreplace"))
             self._follow(code)
 
     def _follow(self, code: int) -> NoReturn:

@@ -56,7 +56,7 @@ def _close_stdout() -> None:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")  # in one piece, also where Python is unbuffered
     return code
 
 
