@@ -108,10 +108,15 @@ def test_storing_ends_with_its_block_even_after_an_error() -> None:
     outer, inner = list[Work](), list[Work]()
     weight = weights(2, 3)
     x = torch.randn(1, 3, dtype=torch.float64)
-    with store_works(outer):
-        with pytest.raises(ZeroDivisionError), store_works(inner):
+
+    def fail() -> None:
+        with store_works(inner):
             linear(x, weight).sum().backward()
             raise ZeroDivisionError
+
+    with store_works(outer):
+        with pytest.raises(ZeroDivisionError):
+            fail()
         linear(x, weight).sum().backward()
     assert (len(outer), len(inner)) == (1, 1)
     linear(x, weight).sum().backward()
