@@ -95,6 +95,7 @@ class Layer(_Weighted):
             query, key = self.norm(query, "query_norm"), self.norm(key, "key_norm")
         if turn is not None:
             query, key = _rotated(query, turn), _rotated(key, turn)
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         if self.recomputes_core:
             mixed = checkpoint(self._core, query, key, value, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -115,7 +116,7 @@ class Layer(_Weighted):
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
     def _heads(self, x: torch.Tensor, heads: int) -> torch.Tensor:
-        return x.unflatten(-1, (heads, self._model.head_dim)).transpose(1, 2)
+        return x.unflatten(-1, (heads, self._model.head_dim))
 
     def _mlp(self, x: torch.Tensor) -> torch.Tensor:
         up = self.linear(x, "mlp.up")
@@ -132,8 +133,11 @@ def _rotation(length: int, width: int, device: torch.device, dtype: torch.dtype)
 
 
 def _rotated(x: torch.Tensor, turn: Turn) -> torch.Tensor:
-    """Both halves of each head's width turned by its position's angles."""
-    cos, sin = turn
+    """x [b, s, heads, head_dim]: both halves of each head's width turned by its position's angles.
+
+    Positions stay before heads, as linears have them: attention's output then has their order too, and is not copied.
+    """
+    cos, sin = turn[0][:, None], turn[1][:, None]
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
 
