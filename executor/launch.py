@@ -7,6 +7,7 @@ each of them comes here by itself, plays its part, and watches its peers (`torch
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import socket
 import threading
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing.util import get_temp_dir
 from types import FrameType
 from typing import Any
 
@@ -78,6 +80,7 @@ def release() -> None:
         with suppress(OSError):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+        shutil.rmtree(get_temp_dir(), ignore_errors=True)  # of its socket
 
 
 def _check_device(device: str, ranks: int) -> None:
@@ -181,7 +184,17 @@ class _Ensemble:
             _ensure_forkserver()
             for rank in range(self._ranks):
                 ours, theirs = self._context.Pipe()
-                arguments = (payload, rank, self._ranks, device, self._board, rank * FIELDS, theirs, port)
+                arguments = (
+                    payload,
+                    rank,
+                    self._ranks,
+                    device,
+                    self._board,
+                    rank * FIELDS,
+                    theirs,
+                    port,
+                    get_temp_dir(),
+                )
                 process = self._context.Process(target=serve, args=arguments, daemon=True)
                 self._processes.append(process)
                 self._pipes.append(ours)
@@ -238,9 +251,11 @@ class _Ensemble:
         row: Row = row_of(self._board, rank * FIELDS)
         row = row._replace(age_s=min(row.age_s, now - self._awake_since))
         code = process.exitcode
-        life = "dead" if code is not None else process_state(process.pid)
+        life = process_state(process.pid)
         if life == "dead" and code is None and now - self._gone.setdefault(rank, now) < _EXIT_CODE_WITHIN_S:
             life = "alive"  # a zombie: the fork server is about to tell how it ended
+        elif life != "dead" and code is not None:
+            self._errors.setdefault(rank, ("the process that all ranks were forked from has been killed", now))
         if life == "stopped":
             self._stopped.setdefault(rank, now)
         else:
@@ -270,9 +285,13 @@ class _Ensemble:
         for process in self._processes:
             if process.pid is not None:
                 process.join(5.0)
+                pid = process.pid
                 if process.exitcode is None:
                     process.kill()
                     process.join()
+                elif process_state(pid) != "dead":  # the fork server, which tells how ranks end, has been killed itself
+                    with suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
                 process.close()
         for postman in self._postmen:
             postman.join(1.0)

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import pickle
+import shutil
 import signal
 import sys
 import threading
@@ -45,16 +46,18 @@ def serve(
     at: int,
     pipe: Connection,
     port: int,
+    folder: str,
 ) -> None:
     """The life of a spawned rank: join, play, send the result, and stay until the parent says that all are done.
 
-    `payload` is the pickle of target and job, read here so that one that cannot be read is reported as well.
+    `payload` is the pickle of target and job, read here so that one that cannot be read is reported as well. `folder`
+    holds the fork server's socket: the launcher removes it, or we do when the launcher has been killed.
     An error is sent and the process stays as well: its peers would otherwise see a lost connection first.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends everything
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     quiet()
-    _leave_with_launcher()
+    _leave_with_launcher(folder)
     state = State(board, at)
     try:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo") if sys.platform == "linux" else None
@@ -84,7 +87,7 @@ def short(error: BaseException) -> str:
     return f"{name}: {text[:400]}" if text else name
 
 
-def _leave_with_launcher() -> None:
+def _leave_with_launcher(folder: str) -> None:
     """Exit when the process that launched us has gone. Its fork server, our parent for the system, would live on: it
     stays for as long as any rank does, so that no signal of a parent's death ever comes.
     """
@@ -93,6 +96,7 @@ def _leave_with_launcher() -> None:
 
     def watch() -> None:
         wait([launcher.sentinel])
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=watch, name="launcher", daemon=True).start()
