@@ -24,7 +24,7 @@ import torch.distributed as dist
 
 from executor.board import FIELDS, Row, row_of
 from executor.errors import RunFailed
-from executor.rank import serve, short
+from executor.rank import Seat, serve, short
 from executor.torchrun import is_torchrun, join
 from executor.verdict import Limits, Seen, process_state, verdict
 from parsim.errors import SpecError
@@ -184,17 +184,8 @@ class _Ensemble:
             _ensure_forkserver()
             for rank in range(self._ranks):
                 ours, theirs = self._context.Pipe()
-                arguments = (
-                    payload,
-                    rank,
-                    self._ranks,
-                    device,
-                    self._board,
-                    rank * FIELDS,
-                    theirs,
-                    port,
-                    get_temp_dir(),
-                )
+                seat = Seat(rank, self._ranks, device, port, get_temp_dir())
+                arguments = (payload, seat, self._board, theirs)
                 process = self._context.Process(target=serve, args=arguments, daemon=True)
                 self._processes.append(process)
                 self._pipes.append(ours)
@@ -285,13 +276,12 @@ class _Ensemble:
         for process in self._processes:
             if process.pid is not None:
                 process.join(5.0)
-                pid = process.pid
                 if process.exitcode is None:
                     process.kill()
                     process.join()
-                elif process_state(pid) != "dead":  # the fork server, which tells how ranks end, has been killed itself
+                elif process_state(process.pid) != "dead":  # its fork server, which tells how ranks end, was killed
                     with suppress(OSError):
-                        os.kill(pid, signal.SIGKILL)
+                        os.kill(process.pid, signal.SIGKILL)
                 process.close()
         for postman in self._postmen:
             postman.join(1.0)

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import pickle
+import re
 import shutil
 import signal
 import sys
@@ -13,17 +14,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
-from executor.board import State
+from executor.board import FIELDS, State
 from parsim.errors import ParsimError
 
-__all__ = ["RankContext", "die_with_parent", "quiet", "serve", "short"]
+__all__ = ["RankContext", "Seat", "die_with_parent", "quiet", "serve", "short"]
 
 _TIMEOUT = timedelta(days=1)
 """Of the backend: whoever watches the ranks ends a run much earlier, and can say why."""
+
+_SOURCE = re.compile(r"^\[[^\]]*:\d+\]")
+"""A backend's messages begin with a place in its source code."""
 
 
 @dataclass
@@ -37,32 +41,32 @@ class RankContext:
     state: State
 
 
-def serve(
-    payload: bytes,
-    rank: int,
-    ranks: int,
-    device: str,
-    board: MutableSequence[int],
-    at: int,
-    pipe: Connection,
-    port: int,
-    folder: str,
-) -> None:
+class Seat(NamedTuple):
+    """A spawned rank's place: who it is, the port of the store, and the folder of the fork server's socket."""
+
+    rank: int
+    ranks: int
+    device: str
+    port: int
+    folder: str
+
+
+def serve(payload: bytes, seat: Seat, board: MutableSequence[int], pipe: Connection) -> None:
     """The life of a spawned rank: join, play, send the result, and stay until the parent says that all are done.
 
-    `payload` is the pickle of target and job, read here so that one that cannot be read is reported as well. `folder`
-    holds the fork server's socket: the launcher removes it, or we do when the launcher has been killed.
+    `payload` is the pickle of target and job, read here so that one that cannot be read is reported as well.
     An error is sent and the process stays as well: its peers would otherwise see a lost connection first.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends everything
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     quiet()
-    _leave_with_launcher(folder)
-    state = State(board, at)
+    _leave_with_launcher(seat.folder)
+    state = State(board, seat.rank * FIELDS)
     try:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo") if sys.platform == "linux" else None
-        store = dist.TCPStore("127.0.0.1", port, None, False, timeout=_TIMEOUT)
-        backend = "nccl" if device == "cuda" else "gloo"
+        rank, ranks = seat.rank, seat.ranks
+        store = dist.TCPStore("127.0.0.1", seat.port, None, False, timeout=_TIMEOUT)
+        backend = "nccl" if seat.device == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=_TIMEOUT)
         target, job = pickle.loads(payload)
         context = RankContext(rank, ranks, rank, dist.PrefixStore("job", store), state)
@@ -77,10 +81,10 @@ def serve(
 
 
 def short(error: BaseException) -> str:
-    """An exception in one line, without the call stacks that backends write into their messages."""
+    """An exception in one line, without what backends write into their messages for their authors."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else ""
-    text = text.partition("Exception raised from")[0].strip()
+    text = _SOURCE.sub("", text.partition("Exception raised from")[0]).strip()
     name = type(error).__name__
     if isinstance(error, ParsimError):
         return text
@@ -89,7 +93,7 @@ def short(error: BaseException) -> str:
 
 def _leave_with_launcher(folder: str) -> None:
     """Exit when the process that launched us has gone. Its fork server, our parent for the system, would live on: it
-    stays for as long as any rank does, so that no signal of a parent's death ever comes.
+    stays for as long as any rank does, so that no signal of a parent's death ever comes. Its socket goes, too.
     """
     launcher = parent_process()
     assert launcher is not None

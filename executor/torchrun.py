@@ -251,18 +251,17 @@ class _Membership:
                 lost = 0
             except (dist.DistError, RuntimeError):
                 lost += 1  # the store has gone, and torchrun with it
+            if lost == _LOST_LOOKS or (lost and signal.SIGTERM in heard):
+                self._abandon()
             if signal.SIGTERM in heard:
                 _exit(1)
-            if lost == _LOST_LOOKS:
-                self._abandon()
 
     def _abandon(self) -> NoReturn:
         """The store is gone, and the agent that had it. Of each host one rank says so; its own agent ends the rest."""
         if self._local_rank == 0:
             where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            with self._lock:
-                print(f"error: rank {self.rank}: torchrun's store at {where} is gone", file=sys.__stderr__, flush=True)
-                _exit(1)
+            os.write(2, f"error: rank {self.rank}: torchrun's store at {where} is gone\n".encode())
+            _exit(1)
         time.sleep(_LINGER_S)
         _exit(1)
 

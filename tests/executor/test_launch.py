@@ -17,6 +17,7 @@ import torch.distributed as dist
 from executor.board import Phase, State, host_name, row_of, row_of_process, shared_row
 from executor.errors import RunFailed
 from executor.launch import launch
+from executor.rank import short
 from executor.verdict import Limits, Seen, process_state, verdict
 from parsim.errors import SpecError
 
@@ -210,7 +211,7 @@ from executor.launch import launch, release
 
 def target(context, job):
     context.state.enter(0)
-    print(context.rank, os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # in one piece
     if job == "end":
         return context.rank
     time.sleep(60)
@@ -233,7 +234,7 @@ def test_no_file_and_no_process_stays(how: str, tmp_path: Path) -> None:
         [sys.executable, str(script), how], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        pids = [int(process.stdout.readline().split()[1]) for _ in range(2)]
+        pids = [int(process.stdout.readline()) for _ in range(2)]
         if how != "end":
             process.send_signal(signal.Signals[how])
         process.wait(DEADLINE_S)
@@ -277,6 +278,14 @@ def test_whoever_reads_between_two_writes_never_sees_an_op_too_old() -> None:
     seen.clear()
     state.enter(3)
     assert all(since >= before for phase, since in seen if phase == Phase.COMPUTING)
+
+
+def test_an_error_is_told_in_one_line() -> None:
+    gloo = "[/src/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:4242"
+    assert short(RuntimeError(gloo)) == "RuntimeError: Connection closed by peer [127.0.0.1]:4242"
+    assert short(ValueError("[1, 2] is no shape\nframe #0")) == "ValueError: [1, 2] is no shape"
+    assert short(ValueError()) == "ValueError"
+    assert len(short(ValueError("x" * 10_000))) < 500
 
 
 def test_the_judge_is_patient_with_what_is_normal() -> None:
