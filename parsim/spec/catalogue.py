@@ -13,7 +13,7 @@ from parsim.spec.yaml_reader import read_document
 
 __all__ = ["KINDS", "document", "names", "path_of", "root", "unknown"]
 
-KINDS = ("gpus", "nodes", "clusters", "models", "runs", "searches")
+KINDS = ("gpus", "nodes", "clusters", "models", "runs", "searches", "nccl", "fabrics")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
@@ -28,7 +28,7 @@ def root() -> Path:
 
 @cache
 def names(kind: str) -> tuple[str, ...]:
-    """The names of one kind ("gpus", "nodes", "clusters", "models", "runs", "searches"), in alphabetical order."""
+    """The names of one kind (of `KINDS`), in alphabetical order."""
     if kind not in KINDS:
         raise SpecError(f"the catalogue has no {kind!r}; {choose(kind, KINDS)}")
     return tuple(sorted(path.stem for path in (root() / kind).glob("*.yaml")))

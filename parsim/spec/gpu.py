@@ -37,6 +37,8 @@ class GpuSpec(Spec):
     """Dense peaks (no sparsity) of matmuls by the type of their operands."""
     nvlink_bytes_per_s: BytesPerSecondOrNone
     """0 if the GPU has no such link."""
+    compute_capability: Count | None = None
+    """NVIDIA's, times ten (90 for an H100): decides how NCCL sends. None for a GPU that has none."""
     host_link_bytes_per_s: BytesPerSecond
     sm_count: Count
     """Streaming multiprocessors (compute units): tiles of a matmul run in waves of this many."""
