@@ -1,0 +1,319 @@
+"""L2: rounds of transfers played chunk by chunk on the links of a network; every chunk of every transfer is played.
+
+Each transfer is cut into `chunks` equal chunks. Two endpoints and a round's queue are a connection, where transfers go
+in the order of rounds, then of the round's transfers, then of chunks. A chunk starts when
+
+    its data is at its source: the same chunk of every earlier round's transfer into that source for these shards
+    (for a source's own data: when the rank itself starts), and
+    the chunk before it on its connection has ended;
+
+and it takes   latency + bytes / rate   with the latencies of its route added up. With `latency_overlaps` the latency is
+the flight alone: the next chunk leaves while this one flies, and the connection is held for bytes / rate.
+
+The rate is the connection's share of the steady state, in which all connections of the collective are at work: a link
+of capacity B gives a connection that carries b bytes in all  B b / (sum of b over the link), and the rate is the least
+share along the route. No link is ever beyond its capacity, and those that share one end together: without latencies and
+waiting the collective takes  max over links of (bytes over the link / capacity),  its lower bound. What the rule does
+not see is that connections which take turns (one chunk climbing a tree and coming down again) could each have the whole
+link: it is right for many chunks and slow for one. Fluid flows (`fluid`) share anew at every event.
+
+Closed forms where nothing is shared, with B bytes/s, latency a, C chunks, S bytes, n ranks and t = S / (n C B):
+
+    ring of k rounds (2(n-1) for an all-reduce)    k C (a + t); with C = 1 the alpha-beta form k (a + S/(nB))
+      latency_overlaps                             (k - 1) max(C t, a + t) + C t + a
+    chain of n ranks in C chunks                   (n - 2 + C) (a + S/(C B))
+
+Beside the other levels: L0 and L1 say 2(n-1) a + 2S(n-1)/(n B) for the ring, which is C = 1 here; where the rate limits
+(a << t) all of them become bytes sent / bandwidth. L2 alone sees which links the connections share.
+
+Errors: LayoutError for counts below 1, sizes, capacities and latencies that are not numbers in range, endpoints that
+are not there, and connections without a route.
+Source: Thakur, Rabenseifner and Gropp, Optimization of collective communication operations in MPICH (2005), the form.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from parsim.errors import LayoutError
+from parsim.network.collectives.rounds import MOST_BYTES, Floats, Integers, Round, checked_count
+
+__all__ = ["ChunkedResult", "Ports", "Routes", "play_chunked", "uniform_ports"]
+
+Routes = Callable[[int, int, int], Sequence[int]]
+"""(source, target, flow) -> the links of the way, in order."""
+
+_DENSE = 1 << 23
+"""Arrival times that are kept in one table, by endpoint and shard, without a search: 64 MiB of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkedResult:
+    """What was played. Times count from 0, the start of the first rank."""
+
+    seconds: float
+    """The end of the last chunk; that of the last rank to start, where nothing is sent."""
+    rank_ends_s: Floats
+    """When each rank has sent and received its last."""
+    link_bytes: Floats
+    transfers: int
+    """Chunks played."""
+
+
+class Ports(NamedTuple):
+    """Links for `play_chunked`: the routes, capacities in bytes/s, latencies in seconds."""
+
+    routes: Routes
+    capacities: Floats
+    latencies: Floats
+
+
+_Key = tuple[int, int, int]
+
+
+class _Pairs(NamedTuple):
+    """What rounds with the same sources and targets have in common."""
+
+    connection: Integers
+    waves: tuple[slice | Integers, ...]
+    """Transfers of the round, so that no connection has two in a wave; one slice of all where none has two."""
+    one_each: bool
+    """Every target has one transfer."""
+
+
+class _Wires(NamedTuple):
+    """The connections' seconds per byte and latencies; and bytes by link."""
+
+    s_per_byte: Floats
+    latency_s: Floats
+    link_bytes: Floats
+
+
+def uniform_ports(ranks: int, bytes_per_s: float, latency_s: float = 0.0) -> Ports:
+    """Every rank has one port out (link r) and one in (link ranks + r), the latency on the way out.
+
+    Endpoints beyond the ranks are switches, which have only the ports of the ranks they talk to.
+    """
+
+    def routes(source: int, target: int, flow: int) -> tuple[int, ...]:
+        return (*([source] if source < ranks else []), *([ranks + target] if target < ranks else []))
+
+    latencies = np.repeat((float(latency_s), 0.0), checked_count(ranks, "ranks"))
+    return Ports(routes, np.full(2 * ranks, float(bytes_per_s)), latencies)
+
+
+def play_chunked(
+    rounds: Iterable[Round],
+    ranks: int,
+    routes: Routes,
+    capacities: ArrayLike,
+    latencies: ArrayLike,
+    chunks: int = 1,
+    *,
+    flow: int = 0,
+    start_s: ArrayLike = 0.0,
+    latency_overlaps: bool = False,
+) -> ChunkedResult:
+    """Play all rounds. `flow` is handed to `routes`; `start_s` is when each rank starts, one number or one per rank."""
+    played = [each for each in rounds if len(each)]
+    checked_count(ranks, "ranks")
+    checked_count(chunks, "chunks")
+    speeds = _checked(capacities, "capacity", "bytes/s", least=np.nextafter(0, 1))
+    delays = _checked(latencies, "latency", "s", least=0)
+    if len(speeds) != len(delays):
+        raise LayoutError(f"{len(speeds)} capacities and {len(delays)} latencies: one of each for every link")
+    starts = _checked(start_s, "start", "s", least=0)
+    if len(starts) not in (1, ranks):
+        raise LayoutError(f"{len(starts)} starts for {ranks} ranks: one, or one for each")
+    starts = np.broadcast_to(starts, (ranks,))
+    if not played:
+        return ChunkedResult(float(starts.max()), starts.copy(), np.zeros(len(speeds)), 0)
+    endpoints = max(ranks, 1 + _check_rounds(played))
+    pairs, codes = _pairs(played, endpoints)
+    source, target = codes // endpoints % endpoints, codes % endpoints
+    ways = [_route(routes, *ends, flow, len(speeds)) for ends in zip(source.tolist(), target.tolist(), strict=True)]
+    wires = _wires(played, pairs, ways, speeds, delays)
+    ready = np.zeros(endpoints)
+    ready[:ranks] = starts
+    ends = _play(played, pairs, wires, endpoints, ready, chunks, latency_overlaps)
+    last = ready.copy()
+    np.maximum.at(last, source, ends)
+    np.maximum.at(last, target, ends)
+    count = chunks * sum(len(each) for each in played)
+    return ChunkedResult(float(last.max()), last[:ranks], wires.link_bytes, count)
+
+
+def _play(
+    rounds: list[Round],
+    pairs: dict[_Key, _Pairs],
+    wires: _Wires,
+    endpoints: int,
+    ready: Floats,
+    chunks: int,
+    latency_overlaps: bool,
+) -> Floats:
+    """When the last chunk of each connection arrives."""
+    place, arrived = _table(rounds, endpoints, ready, chunks)
+    free = np.zeros(len(wires.latency_s))
+    known, hold = (0, 0), free
+    for each in rounds:
+        both = pairs[_key(each)]
+        flight = wires.latency_s[both.connection]
+        if known != (id(both.connection), id(each.size_bytes)):
+            known = id(both.connection), id(each.size_bytes)
+            hold = each.size_bytes * wires.s_per_byte[both.connection] / chunks
+            hold = hold if latency_overlaps else hold + flight
+        times = arrived[place(each.src, each.shard, each.width)]
+        if each.width > 1:
+            times = times.max(axis=1)
+        for wave in both.waves:
+            line = both.connection[wave]
+            now, lasts = free[line], hold[wave]
+            for chunk in range(chunks):
+                now = np.maximum(now, times[wave, chunk]) + lasts
+                times[wave, chunk] = now
+            free[line] = now
+        if latency_overlaps:
+            times += flight[:, None]
+        target = place(each.dst, each.shard, each.width)
+        if each.width > 1:
+            target, times = target.ravel(), np.repeat(times, each.width, axis=0)
+        if both.one_each:
+            arrived[target] = np.maximum(arrived[target], times)
+        else:
+            np.maximum.at(arrived, target, times)
+    return free + wires.latency_s if latency_overlaps else free
+
+
+def _table(
+    rounds: list[Round], endpoints: int, ready: Floats, chunks: int
+) -> tuple[Callable[[Integers, Integers, int], Integers], Floats]:
+    """Arrival times of each endpoint's shards [row, chunk], and the rows of shards [transfer] or [transfer, width].
+
+    A row for each endpoint and shard where that is few; else one for each that ever arrives, and one for each endpoint
+    for all that it holds from the beginning.
+    """
+    shards = 1 + max(int(each.shard.max()) + each.width - 1 for each in rounds)
+    if shards * endpoints >= 1 << 62:
+        raise LayoutError(f"shards up to {shards - 1} of {endpoints} endpoints: their product must be below 2**62")
+
+    def keys(endpoint: Integers, shard: Integers, width: int) -> Integers:
+        first = endpoint * shards + shard
+        return first if width == 1 else first[:, None] + np.arange(width)
+
+    if shards * endpoints * chunks <= _DENSE:
+        return keys, np.repeat(ready, shards)[:, None].repeat(chunks, axis=1)
+    arrivals = np.unique(np.concatenate([keys(each.dst, each.shard, each.width).ravel() for each in rounds]))
+
+    def rows(endpoint: Integers, shard: Integers, width: int) -> Integers:
+        wanted = keys(endpoint, shard, width)
+        found = np.minimum(np.searchsorted(arrivals, wanted), len(arrivals) - 1)
+        own = endpoint if width == 1 else endpoint[:, None]
+        return np.where(arrivals[found] == wanted, found, len(arrivals) + own)
+
+    beginning = np.concatenate((ready[arrivals // shards], ready))
+    return rows, beginning[:, None].repeat(chunks, axis=1)
+
+
+def _pairs(rounds: list[Round], endpoints: int) -> tuple[dict[_Key, _Pairs], Integers]:
+    """What distinct arrays of sources and targets mean; and the codes of all connections, by queue, source, target."""
+    distinct = {
+        _key(each): (each.queue * endpoints + each.src) * endpoints + each.dst
+        for each in {_key(each): each for each in rounds}.values()
+    }
+    codes = np.unique(np.concatenate(list(distinct.values())))
+    pairs = {}
+    for key, code in distinct.items():
+        connection = np.searchsorted(codes, code)
+        target = np.sort(code % endpoints)
+        pairs[key] = _Pairs(connection, _waves(connection), bool((target[1:] != target[:-1]).all()))
+    return pairs, codes
+
+
+def _key(each: Round) -> _Key:
+    """Rounds alike in this have the same connections. The identities hold as long as the rounds do."""
+    return id(each.src), id(each.dst), each.queue
+
+
+def _waves(connection: Integers) -> tuple[slice | Integers, ...]:
+    """The first transfer of each connection, the second of each, and so on, so that none has two in a wave."""
+    order = np.argsort(connection, kind="stable")
+    ordered = connection[order]
+    fresh = np.concatenate(([True], ordered[1:] != ordered[:-1]))
+    if fresh.all():
+        return (slice(None),)
+    places = np.arange(len(order))
+    turn = places - np.maximum.accumulate(np.where(fresh, places, 0))
+    return tuple(order[turn == number] for number in range(int(turn.max()) + 1))
+
+
+def _wires(
+    rounds: list[Round],
+    pairs: dict[_Key, _Pairs],
+    ways: list[tuple[int, ...]],
+    capacities: Floats,
+    latencies: Floats,
+) -> _Wires:
+    """Shares and latencies of all connections, given their routes."""
+    lengths = np.array([len(way) for way in ways])
+    links = np.array([link for way in ways for link in way], np.int64)
+    begins = np.cumsum(lengths) - lengths
+    carried = np.zeros(len(ways))
+    repeats: dict[tuple[int, int], tuple[Integers, Floats, int]] = {}
+    for each in rounds:
+        connection = pairs[_key(each)].connection
+        key = id(connection), id(each.size_bytes)
+        repeats[key] = connection, each.size_bytes, 1 + (repeats[key][2] if key in repeats else 0)
+    for connection, sizes, times in repeats.values():
+        carried += times * np.bincount(connection, sizes, len(ways))
+    link_bytes = np.bincount(links, np.repeat(carried, lengths), len(capacities)).astype(np.float64)
+    slowest = np.maximum.reduceat((link_bytes / capacities)[links], begins)
+    s_per_byte = np.divide(slowest, carried, out=np.zeros(len(ways)), where=carried > 0)
+    return _Wires(s_per_byte, np.add.reduceat(latencies[links], begins), link_bytes)
+
+
+def _route(routes: Routes, source: int, target: int, flow: int, links: int) -> tuple[int, ...]:
+    try:
+        way = tuple(routes(source, target, flow))
+    except LookupError:
+        way = ()
+    if not way:
+        raise LayoutError(f"no route leads from rank {source} to rank {target}")
+    wrong = next((link for link in way if not 0 <= link < links), None)
+    if wrong is not None:
+        raise LayoutError(f"the route from rank {source} to rank {target} takes link {wrong}; there are {links}")
+    return way
+
+
+def _checked(values: ArrayLike, what: str, unit: str, least: float) -> Floats:
+    """Numbers as an array. LayoutError unless each is finite and at least `least`."""
+    numbers = np.atleast_1d(np.asarray(values, np.float64))
+    wrong = np.flatnonzero(~((numbers >= least) & np.isfinite(numbers)))
+    if len(wrong):
+        rule = "above 0" if least > 0 else "at least 0"
+        raise LayoutError(f"{what} {wrong[0]} is {numbers[wrong[0]]:g} {unit}: must be finite and {rule}")
+    return numbers
+
+
+def _check_rounds(rounds: list[Round]) -> int:
+    """The largest endpoint. LayoutError for sizes, shards and endpoints out of range; shared arrays are read once."""
+    sizes = {id(each.size_bytes): each.size_bytes for each in rounds}.values()
+    for size in sizes:
+        wrong = np.flatnonzero(~((size >= 0) & (size <= MOST_BYTES)))
+        if len(wrong):
+            raise LayoutError(f"a transfer of {size[wrong[0]]:g} bytes: must be from 0 to {MOST_BYTES:g}")
+    most = 0
+    for source, target in {(id(each.src), id(each.dst)): (each.src, each.dst) for each in rounds}.values():
+        if min(source.min(), target.min()) < 0:
+            raise LayoutError(f"a transfer from rank {source.min()} to rank {target.min()}: ranks are at least 0")
+        same = np.flatnonzero(source == target)
+        if len(same):
+            raise LayoutError(f"a transfer from rank {source[same[0]]} to itself")
+        most = max(most, int(source.max()), int(target.max()))
+    least = min(int(each.shard.min()) for each in rounds)
+    if least < 0:
+        raise LayoutError(f"a transfer of shard {least}: shards are at least 0")
+    return most
