@@ -156,7 +156,9 @@ class _Reader:
                 continue  # a socket's card is listed under every CPU
             self.ports.add(key)
             speed = net.number("speed", 0.0)
-            name = self._named(machine, title, net)
+            name = self._named(machine, f"{title}:{net.attributes.get('port', '')}", net)
+            if (machine, title) not in self.lines:
+                name = self._named(machine, title, net)  # the first port has the card's own name
             if card is None:
                 self.assumed["NIC outside the PCIe tree: hangs from its CPU"] += 1
             self.nics.append(
