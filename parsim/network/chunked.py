@@ -31,7 +31,7 @@ are not there, and connections without a route.
 Source: Thakur, Rabenseifner and Gropp, Optimization of collective communication operations in MPICH (2005), the form.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,11 +40,9 @@ from numpy.typing import ArrayLike
 
 from parsim.errors import LayoutError
 from parsim.network.collectives.rounds import MOST_BYTES, Floats, Integers, Round, checked_count
+from parsim.network.wires import Key, Pairs, Routes, Wires, key_of, pairs_of, route_of, wires_of
 
-__all__ = ["ChunkedResult", "Ports", "Routes", "play_chunked", "uniform_ports"]
-
-Routes = Callable[[int, int, int], Sequence[int]]
-"""(source, target, flow) -> the links of the way, in order."""
+__all__ = ["ChunkedResult", "Ports", "play_chunked", "uniform_ports"]
 
 _DENSE = 1 << 23
 """Arrival times that are kept in one table, by endpoint and shard, without a search: 64 MiB of them."""
@@ -69,27 +67,6 @@ class Ports(NamedTuple):
     routes: Routes
     capacities: Floats
     latencies: Floats
-
-
-_Key = tuple[int, int, int]
-
-
-class _Pairs(NamedTuple):
-    """What rounds with the same sources and targets have in common."""
-
-    connection: Integers
-    waves: tuple[slice | Integers, ...]
-    """Transfers of the round, so that no connection has two in a wave; one slice of all where none has two."""
-    one_each: bool
-    """Every target has one transfer."""
-
-
-class _Wires(NamedTuple):
-    """The connections' seconds per byte and latencies; and bytes by link."""
-
-    s_per_byte: Floats
-    latency_s: Floats
-    link_bytes: Floats
 
 
 def uniform_ports(ranks: int, bytes_per_s: float, latency_s: float = 0.0) -> Ports:
@@ -132,10 +109,10 @@ def play_chunked(
     if not played:
         return ChunkedResult(float(starts.max()), starts.copy(), np.zeros(len(speeds)), 0)
     endpoints = max(ranks, 1 + _check_rounds(played))
-    pairs, codes = _pairs(played, endpoints)
+    pairs, codes = pairs_of(played, endpoints)
     source, target = codes // endpoints % endpoints, codes % endpoints
-    ways = [_route(routes, *ends, flow, len(speeds)) for ends in zip(source.tolist(), target.tolist(), strict=True)]
-    wires = _wires(played, pairs, ways, speeds, delays)
+    ways = [route_of(routes, *ends, flow, len(speeds)) for ends in zip(source.tolist(), target.tolist(), strict=True)]
+    wires = wires_of(played, pairs, ways, speeds, delays)
     ready = np.zeros(endpoints)
     ready[:ranks] = starts
     ends = _play(played, pairs, wires, endpoints, ready, chunks, latency_overlaps)
@@ -148,8 +125,8 @@ def play_chunked(
 
 def _play(
     rounds: list[Round],
-    pairs: dict[_Key, _Pairs],
-    wires: _Wires,
+    pairs: dict[Key, Pairs],
+    wires: Wires,
     endpoints: int,
     ready: Floats,
     chunks: int,
@@ -160,7 +137,7 @@ def _play(
     free = np.zeros(len(wires.latency_s))
     known, hold = (0, 0), free
     for each in rounds:
-        both = pairs[_key(each)]
+        both = pairs[key_of(each)]
         flight = wires.latency_s[both.connection]
         if known != (id(both.connection), id(each.size_bytes)):
             known = id(both.connection), id(each.size_bytes)
@@ -216,76 +193,6 @@ def _table(
 
     beginning = np.concatenate((ready[arrivals // shards], ready))
     return rows, beginning[:, None].repeat(chunks, axis=1)
-
-
-def _pairs(rounds: list[Round], endpoints: int) -> tuple[dict[_Key, _Pairs], Integers]:
-    """What distinct arrays of sources and targets mean; and the codes of all connections, by queue, source, target."""
-    distinct = {
-        _key(each): (each.queue * endpoints + each.src) * endpoints + each.dst
-        for each in {_key(each): each for each in rounds}.values()
-    }
-    codes = np.unique(np.concatenate(list(distinct.values())))
-    pairs = {}
-    for key, code in distinct.items():
-        connection = np.searchsorted(codes, code)
-        target = np.sort(code % endpoints)
-        pairs[key] = _Pairs(connection, _waves(connection), bool((target[1:] != target[:-1]).all()))
-    return pairs, codes
-
-
-def _key(each: Round) -> _Key:
-    """Rounds alike in this have the same connections. The identities hold as long as the rounds do."""
-    return id(each.src), id(each.dst), each.queue
-
-
-def _waves(connection: Integers) -> tuple[slice | Integers, ...]:
-    """The first transfer of each connection, the second of each, and so on, so that none has two in a wave."""
-    order = np.argsort(connection, kind="stable")
-    ordered = connection[order]
-    fresh = np.concatenate(([True], ordered[1:] != ordered[:-1]))
-    if fresh.all():
-        return (slice(None),)
-    places = np.arange(len(order))
-    turn = places - np.maximum.accumulate(np.where(fresh, places, 0))
-    return tuple(order[turn == number] for number in range(int(turn.max()) + 1))
-
-
-def _wires(
-    rounds: list[Round],
-    pairs: dict[_Key, _Pairs],
-    ways: list[tuple[int, ...]],
-    capacities: Floats,
-    latencies: Floats,
-) -> _Wires:
-    """Shares and latencies of all connections, given their routes."""
-    lengths = np.array([len(way) for way in ways])
-    links = np.array([link for way in ways for link in way], np.int64)
-    begins = np.cumsum(lengths) - lengths
-    carried = np.zeros(len(ways))
-    repeats: dict[tuple[int, int], tuple[Integers, Floats, int]] = {}
-    for each in rounds:
-        connection = pairs[_key(each)].connection
-        key = id(connection), id(each.size_bytes)
-        repeats[key] = connection, each.size_bytes, 1 + (repeats[key][2] if key in repeats else 0)
-    for connection, sizes, times in repeats.values():
-        carried += times * np.bincount(connection, sizes, len(ways))
-    link_bytes = np.bincount(links, np.repeat(carried, lengths), len(capacities)).astype(np.float64)
-    slowest = np.maximum.reduceat((link_bytes / capacities)[links], begins)
-    s_per_byte = np.divide(slowest, carried, out=np.zeros(len(ways)), where=carried > 0)
-    return _Wires(s_per_byte, np.add.reduceat(latencies[links], begins), link_bytes)
-
-
-def _route(routes: Routes, source: int, target: int, flow: int, links: int) -> tuple[int, ...]:
-    try:
-        way = tuple(routes(source, target, flow))
-    except LookupError:
-        way = ()
-    if not way:
-        raise LayoutError(f"no route leads from rank {source} to rank {target}")
-    wrong = next((link for link in way if not 0 <= link < links), None)
-    if wrong is not None:
-        raise LayoutError(f"the route from rank {source} to rank {target} takes link {wrong}; there are {links}")
-    return way
 
 
 def _checked(values: ArrayLike, what: str, unit: str, least: float) -> Floats:

@@ -99,6 +99,21 @@ def test_any_rank_can_be_the_root(kind: str, name: str, ranks: int) -> None:
         list(ALGORITHMS[kind][name](Group(ranks), SIZE, root=ranks))
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("all_reduce", "ring"), ("reduce_scatter", "ring"), ("all_gather", "ring"), ("all_reduce", "tree")],
+)
+@given(ranks=st.integers(1, 20), domain=st.integers(1, 20), channels=st.integers(1, 9))
+@settings(max_examples=25, deadline=None)
+def test_channels_share_the_data(kind: str, name: str, ranks: int, domain: int, channels: int) -> None:
+    group = Group(ranks, domain)
+    rounds = rounds_of(kind, name, group, SIZE, channels=channels)
+    prove(kind, rounds, group, SIZE)
+    alone = rounds_of(kind, name, group, SIZE)
+    assert len(rounds) == len(alone)
+    assert sent_bytes(rounds, ranks).sum() == pytest.approx(sent_bytes(alone, ranks).sum())
+
+
 @pytest.mark.parametrize("kind", ["broadcast", "reduce"])
 @pytest.mark.parametrize("pieces", [1, 2, 5, 40])
 def test_a_chain_takes_any_number_of_pieces(kind: str, pieces: int) -> None:
@@ -163,7 +178,7 @@ def wrong_rounds() -> Iterator[tuple[str, str, list[Round]]]:
     yield "all_reduce", "shards are sent, of 2e", [replace(each, size_bytes=each.size_bytes * 2) for each in ring]
     yield "all_gather", "does not hold", gather[1:]
     yield "all_gather", "ends with nothing", gather[:-1]
-    yield "all_gather", "one for each rank", [replace(each, shard=each.shard + 1) for each in gather]
+    yield "all_gather", "as many for each rank", [replace(each, shard=each.shard + 1) for each in gather]
     yield "reduce_scatter", "a second time", [*gather, replace(gather[0], reduces=np.ones(4, bool)), *gather]
     yield "reduce_scatter", "rank 0 ends with the contributions of 0 of shard 0", []
     nvls = rounds_of("all_reduce", "nvls", Group(4, 4), SIZE)

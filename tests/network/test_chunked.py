@@ -24,7 +24,7 @@ def plain(
     carried: dict[tuple[int, int, int], float] = {}
     for each in rounds:
         for transfer in each:
-            line = transfer.src, transfer.dst, each.queue
+            line = transfer.src, transfer.dst, transfer.queue
             carried[line] = carried.get(line, 0.0) + transfer.size_bytes
     over = [0.0] * len(capacities)
     for (src, dst, _), size in carried.items():
@@ -35,9 +35,9 @@ def plain(
     last = start
     for each in rounds:
         new: list[tuple[tuple[int, int, int], float]] = []
-        for src, dst, first, size, _, width in each:
+        for src, dst, first, size, _, width, queue in each:
             way = routes(src, dst, 0)
-            line = src, dst, each.queue
+            line = src, dst, queue
             rate = min(capacities[link] * carried[line] / over[link] for link in way) if size else 1.0
             flight = sum(latencies[link] for link in way)
             shards = range(first, first + width)
@@ -212,7 +212,8 @@ def test_any_rounds_on_any_links_play_by_the_rules(data: st.DataObject) -> None:
     rounds = []
     for _ in range(data.draw(st.integers(1, 5))):
         pairs, shards, sizes, reduces = zip(*data.draw(st.lists(transfer, min_size=1, max_size=6)), strict=True)
-        width, queue = data.draw(st.integers(1, 2)), data.draw(st.integers(0, 1))
+        width = data.draw(st.integers(1, 2))
+        queue = np.array(data.draw(st.lists(st.integers(0, 1), min_size=len(pairs), max_size=len(pairs))))
         rounds.append(round_of([s for s, _ in pairs], [d for _, d in pairs], shards, sizes, reduces, width, queue))
     ports = Ports(lambda s, d, f: ways[s, d], capacities, latencies)
     chunks, overlaps = data.draw(st.integers(1, 3)), data.draw(st.booleans())

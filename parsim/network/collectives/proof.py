@@ -7,7 +7,7 @@ transfers of a round may not write one shard of one endpoint, unless both add. A
 is sent, all shards together those of the collective.
 
 At the end:  all-reduce   every rank has all shards, with all contributions
-             reduce-scatter   rank r has shard r, with all contributions
+             reduce-scatter   rank r has shard r, with all contributions (shards rk to rk + k - 1 where there are kn)
              all-gather, broadcast   every rank has every shard, as its owner (the root) had it
              reduce   the root has all shards, with all contributions
              all-to-all   rank j has every block (i, j) of more than 0 bytes;   send   the target has the shard
@@ -43,8 +43,8 @@ def prove(
     played = list(rounds)
     n = group.ranks
     shards = 1 + max((int(each.shard.max()) + each.width - 1 for each in played if len(each)), default=n - 1)
-    if kind in {"reduce_scatter", "all_gather"} and shards != n:
-        raise ScheduleError(f"{kind} of {n} ranks in {shards} shards: one for each rank is needed")
+    if kind in {"reduce_scatter", "all_gather"} and shards % n:
+        raise ScheduleError(f"{kind} of {n} ranks in {shards} shards: as many for each rank are needed")
     to = n - 1 if target is None else target
     held = _beginning(kind, n, shards, source if kind == "send" else root)
     sizes: dict[int, float] = {}
@@ -63,7 +63,7 @@ def _beginning(kind: str, n: int, shards: int, root: int) -> _Holdings:
     if kind in {"broadcast", "send"}:
         return {(root, shard): 1 << root for shard in range(shards)}
     if kind == "all_gather":
-        return {(rank, rank): 1 << rank for rank in range(n)}
+        return {(shard * n // shards, shard): 1 << shard * n // shards for shard in range(shards)}
     if kind == "all_to_all":
         return {(i, i * n + j): 1 << i for i in range(n) for j in range(n)}
     return {(rank, shard): 1 << rank for rank in range(n) for shard in range(shards)}
@@ -78,9 +78,9 @@ def _ending(
         case "all_reduce":
             return {(rank, shard): whole for rank in range(n) for shard in range(shards)}
         case "reduce_scatter":
-            return {(rank, rank): whole for rank in range(n)}
+            return {(shard * n // shards, shard): whole for shard in range(shards)}
         case "all_gather":
-            return {(rank, shard): 1 << shard for rank in range(n) for shard in range(n)}
+            return {(rank, shard): 1 << shard * n // shards for rank in range(n) for shard in range(shards)}
         case "broadcast":
             return {(rank, shard): 1 << root for rank in range(n) for shard in range(shards)}
         case "reduce":

@@ -17,19 +17,15 @@ Algorithm = Callable[..., Iterator[Round]]
 
 KINDS = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all", "broadcast", "reduce", "send")
 
-_OTHERS = {"proof", "registry", "rounds"}
-
 
 def _discovered() -> Mapping[str, Mapping[str, Algorithm]]:
     """Algorithms by kind and name. A module's `__all__` says which functions are its own."""
     found: dict[str, dict[str, Algorithm]] = {kind: {} for kind in KINDS}
     package = __name__.rpartition(".")[0]
     for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        if info.name not in _OTHERS:
-            module = importlib.import_module(f"{package}.{info.name}")
-            for kind in KINDS:
-                if kind in module.__all__:
-                    found[kind][info.name] = getattr(module, kind)
+        module = importlib.import_module(f"{package}.{info.name}")
+        for kind in set(KINDS) & set(module.__all__):
+            found[kind][info.name] = getattr(module, kind)
     return MappingProxyType({kind: MappingProxyType(by_name) for kind, by_name in found.items()})
 
 

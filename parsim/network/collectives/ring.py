@@ -6,6 +6,9 @@
     broadcast        a chain from the root, in pieces                         n - 2 + pieces rounds, S bytes a rank
     reduce           a chain to the root, in pieces                           the same
 
+With C channels there are C rings, each for 1/C of the data and with a queue of its own; ring c enters every domain at
+its c-th rank and leaves it at the one before, so that they use all ways out of it (a domain has one where C is 1).
+
 S is the whole tensor: the input of a reduction, the output of a gather; shards are S/n and counted modulo n.
 Source: Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms for clusters of workstations (2009).
 """
@@ -27,20 +30,20 @@ __all__ = [
 ]
 
 
-def all_reduce(group: Group, size_bytes: float) -> Iterator[Round]:
-    """Reduce-scatter, then all-gather: shards 0 to n - 1, all of them whole on every rank at the end."""
-    yield from reduce_scatter(group, size_bytes)
-    yield from all_gather(group, size_bytes)
+def all_reduce(group: Group, size_bytes: float, channels: int = 1) -> Iterator[Round]:
+    """Reduce-scatter, then all-gather: all shards whole on every rank at the end."""
+    yield from reduce_scatter(group, size_bytes, channels)
+    yield from all_gather(group, size_bytes, channels)
 
 
-def reduce_scatter(group: Group, size_bytes: float) -> Iterator[Round]:
-    """Rank r ends with shard r, added up over all ranks."""
-    yield from ring_reduce_scatter(*_whole(group, size_bytes))
+def reduce_scatter(group: Group, size_bytes: float, channels: int = 1) -> Iterator[Round]:
+    """Rank r ends with shard r (with C channels, shards rC to rC + C - 1), added up over all ranks."""
+    yield from ring_reduce_scatter(*_whole(group, size_bytes, channels))
 
 
-def all_gather(group: Group, size_bytes: float) -> Iterator[Round]:
-    """Rank r begins with shard r; every rank ends with all of them."""
-    yield from ring_all_gather(*_whole(group, size_bytes))
+def all_gather(group: Group, size_bytes: float, channels: int = 1) -> Iterator[Round]:
+    """Rank r begins with shard r (with C channels, shards rC to rC + C - 1); every rank ends with all of them."""
+    yield from ring_all_gather(*_whole(group, size_bytes, channels))
 
 
 def broadcast(group: Group, size_bytes: float, root: int = 0, pieces: int = 8) -> Iterator[Round]:
@@ -53,35 +56,32 @@ def reduce(group: Group, size_bytes: float, root: int = 0, pieces: int = 8) -> I
     yield from _chain(group, size_bytes, root, pieces, reduces=True)
 
 
-def ring_reduce_scatter(members: Integers, first: Integers, shard_bytes: float, width: int = 1) -> Iterator[Round]:
-    """Several rings side by side. `members[ring, place]` are endpoints, `first[ring]` their first shards.
-
-    The shards of a ring are its places: place p's begins at first + p * width, and p ends with it.
-    """
-    yield from _rings(members, first, shard_bytes, width, reduces=True)
+def ring_reduce_scatter(members: Integers, shards: Integers, shard_bytes: float, width: int = 1) -> Iterator[Round]:
+    """Several rings side by side, [ring, place]: the endpoints, and the first shard of each, with which it ends."""
+    yield from _rings(members, shards, shard_bytes, width, reduces=True)
 
 
-def ring_all_gather(members: Integers, first: Integers, shard_bytes: float, width: int = 1) -> Iterator[Round]:
-    """The way back: place p begins with shard first + p * width, all end with all of their ring."""
-    yield from _rings(members, first, shard_bytes, width, reduces=False)
+def ring_all_gather(members: Integers, shards: Integers, shard_bytes: float, width: int = 1) -> Iterator[Round]:
+    """The way back: each begins with its own shards, all end with all of their ring."""
+    yield from _rings(members, shards, shard_bytes, width, reduces=False)
 
 
-def _whole(group: Group, size_bytes: float) -> tuple[Integers, Integers, float]:
-    """One ring of all ranks."""
-    shard_bytes = checked_bytes(size_bytes) / group.ranks
-    return np.arange(group.ranks)[None, :], np.zeros(1, np.int64), shard_bytes
+def _whole(group: Group, size_bytes: float, channels: int) -> tuple[Integers, Integers, float]:
+    """Rings of all ranks."""
+    shard_bytes = checked_bytes(size_bytes) / (group.ranks * checked_count(channels, "channels"))
+    members = np.array([group.turned(channel) for channel in range(channels)])
+    return members, members * channels + np.arange(channels)[:, None], shard_bytes
 
 
-def _rings(members: Integers, first: Integers, shard_bytes: float, width: int, reduces: bool) -> Iterator[Round]:
+def _rings(members: Integers, shards: Integers, shard_bytes: float, width: int, reduces: bool) -> Iterator[Round]:
     rings, n = members.shape
     src = members.ravel()
     dst = np.roll(members, -1, axis=1).ravel()
     sizes: Floats = np.full(len(src), shard_bytes)
     flags = np.full(len(src), reduces)
-    begin = np.repeat(first, n)
-    places = np.tile(np.arange(n), rings) - (1 if reduces else 0)
+    queue = np.repeat(np.arange(rings), n) if rings > 1 else 0
     for k in range(n - 1):
-        yield Round(src, dst, begin + (places - k) % n * width, sizes, flags, width)
+        yield Round(src, dst, np.roll(shards, k + reduces, axis=1).ravel(), sizes, flags, width, queue)
 
 
 def _chain(group: Group, size_bytes: float, root: int, pieces: int, reduces: bool) -> Iterator[Round]:

@@ -53,6 +53,7 @@ class Transfer(NamedTuple):
     size_bytes: float
     reduces: bool
     width: int = 1
+    queue: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,16 +70,18 @@ class Round:
     reduces: Flags
     width: int = 1
     """Consecutive shards of each transfer of this round."""
-    queue: int = 0
-    """Transfers between the same two endpoints wait for each other in one queue, and not in two."""
+    queue: int | Integers = 0
+    """Transfers between the same two endpoints wait for each other in one queue, not in two. One, or one for each."""
 
     def __len__(self) -> int:
         return len(self.src)
 
     def __iter__(self) -> Iterator[Transfer]:
         ends = zip(self.src.tolist(), self.dst.tolist(), self.shard.tolist(), strict=True)
-        for (src, dst, shard), size, reduces in zip(ends, self.size_bytes.tolist(), self.reduces.tolist(), strict=True):
-            yield Transfer(src, dst, shard, size, reduces, self.width)
+        queue = np.broadcast_to(self.queue, len(self)).tolist()
+        what = zip(self.size_bytes.tolist(), self.reduces.tolist(), queue, strict=True)
+        for (src, dst, shard), (size, reduces, line) in zip(ends, what, strict=True):
+            yield Transfer(src, dst, shard, size, reduces, self.width, line)
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,13 @@ class Group:
         if isinstance(root, bool) or not isinstance(root, int | np.integer) or not 0 <= root < self.ranks:
             raise LayoutError(f"root {root!r}: the group's ranks are 0 to {self.ranks - 1}")
         return root
+
+    def turned(self, by: int) -> Integers:
+        """The ranks in order, those of each domain turned: from its `by`-th on, and at its end those before."""
+        rank = np.arange(self.ranks)
+        first = rank // self.domain * self.domain
+        inside = np.minimum(self.domain, self.ranks - first)
+        return first + (rank - first + by) % inside
 
     def even_domains(self, algorithm: str) -> tuple[int, int]:
         """Ranks of a domain and number of domains; LayoutError unless every domain is full."""
@@ -152,7 +162,7 @@ def round_of(
     size_bytes: ArrayLike,
     reduces: ArrayLike,
     width: int = 1,
-    queue: int = 0,
+    queue: int | Integers = 0,
 ) -> Round:
     """A round from anything that numpy reads; single values are repeated for every transfer."""
     sources = np.atleast_1d(np.asarray(src, np.int64))

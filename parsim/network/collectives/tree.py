@@ -2,8 +2,10 @@
 
 All-reduce uses two binary trees, each for half of the data (shards 0 and 1). A rank that is an inner node of one is a
 leaf of the other, so that every rank sends about 2S: S/2 up and twice S/2 down where it is inner, S/2 up where it is a
-leaf. The trees connect domains; inside a domain the ranks are a chain whose head stands in the tree, the first rank for
-the one tree and the last for the other, so that two ways out of the domain are used.
+leaf. C channels are C such pairs, each for 1/C of the data.
+
+The trees connect domains. Inside a domain the ranks are a chain whose head stands in the tree: the first rank for the
+one tree and the last for the other, so that two ways out of the domain are used; channel c counts from the c-th rank.
 
 The tree over n places: 0 is the root; a place p > 0, with b its lowest set bit, hangs below (p - b) | 2b, or below
 p - b where that is n or more. The second tree is the first one mirrored (p to n - 1 - p) for an even n, shifted by one
@@ -16,17 +18,17 @@ from itertools import zip_longest
 
 import numpy as np
 
-from parsim.network.collectives.rounds import Group, Integers, Round, checked_bytes, round_of
+from parsim.network.collectives.rounds import Group, Integers, Round, checked_bytes, checked_count, round_of
 
 __all__ = ["all_reduce", "binary_tree", "broadcast", "climb", "descend", "double_tree", "merged", "reduce", "twin_tree"]
 
 
-def all_reduce(group: Group, size_bytes: float) -> Iterator[Round]:
-    """Both trees at once: reduce up, then broadcast down."""
-    half = checked_bytes(size_bytes) / 2
-    both = double_tree(group)
-    yield from merged([climb(parents, shard, half) for shard, parents in enumerate(both)])
-    yield from merged([descend(parents, shard, half) for shard, parents in enumerate(both)])
+def all_reduce(group: Group, size_bytes: float, channels: int = 1) -> Iterator[Round]:
+    """All trees at once: reduce up, then broadcast down."""
+    half = checked_bytes(size_bytes) / (2 * checked_count(channels, "channels"))
+    trees = [parents for channel in range(channels) for parents in double_tree(group, channel)]
+    yield from merged([climb(parents, shard, half) for shard, parents in enumerate(trees)])
+    yield from merged([descend(parents, shard, half) for shard, parents in enumerate(trees)])
 
 
 def broadcast(group: Group, size_bytes: float, root: int = 0) -> Iterator[Round]:
@@ -58,14 +60,15 @@ def twin_tree(places: int) -> Integers:
     return twins
 
 
-def double_tree(group: Group) -> tuple[Integers, Integers]:
-    """The parents of all ranks in the two trees: trees over domains, chains inside them."""
-    rank = np.arange(group.ranks)
+def double_tree(group: Group, turn: int = 0) -> tuple[Integers, Integers]:
+    """The parents of all ranks in the two trees: trees over domains, chains inside them, from the `turn`-th rank on."""
+    order = group.turned(turn)
     heads = np.arange(group.domains) * group.domain
     tails = np.minimum(heads + group.domain, group.ranks) - 1
-    one, two = rank - 1, rank + 1
-    one[heads] = _standing(binary_tree(group.domains), heads)
-    two[tails] = _standing(twin_tree(group.domains), tails)
+    one, two = np.empty_like(order), np.empty_like(order)
+    one[order], two[order] = np.roll(order, 1), np.roll(order, -1)
+    one[order[heads]] = _standing(binary_tree(group.domains), order[heads])
+    two[order[tails]] = _standing(twin_tree(group.domains), order[tails])
     return one, two
 
 
@@ -78,19 +81,19 @@ def climb(parents: Integers, shard: int, size_bytes: float, width: int = 1) -> I
         np.maximum.at(height, parents[below], height[below] + 1)
     for now in range(int(height.max())):
         sends = np.flatnonzero((height == now) & (parents >= 0))
-        yield round_of(sends, parents[sends], shard, size_bytes, True, width)
+        yield round_of(sends, parents[sends], shard, size_bytes, True, width, 2 * shard)
 
 
 def descend(parents: Integers, shard: int, size_bytes: float, width: int = 1) -> Iterator[Round]:
-    """From the root to the leaves, one level a round; in a queue of its own, as some go up where others go down."""
+    """From the root to the leaves, one level a round; queues tell down from up and tree from tree."""
     depth = _depths(parents)
     for level in range(1, int(depth.max()) + 1):
         receives = np.flatnonzero(depth == level)
-        yield round_of(parents[receives], receives, shard, size_bytes, False, width, queue=1)
+        yield round_of(parents[receives], receives, shard, size_bytes, False, width, 2 * shard + 1)
 
 
 def merged(streams: Sequence[Iterator[Round]]) -> Iterator[Round]:
-    """Streams of rounds that run side by side: their k-th rounds are one. All have the same width and queue."""
+    """Streams of rounds that run side by side: their k-th rounds are one. All have the same width."""
     for rounds in zip_longest(*streams):
         alive = [each for each in rounds if each is not None]
         yield Round(
@@ -100,7 +103,7 @@ def merged(streams: Sequence[Iterator[Round]]) -> Iterator[Round]:
             np.concatenate([each.size_bytes for each in alive]),
             np.concatenate([each.reduces for each in alive]),
             alive[0].width,
-            alive[0].queue,
+            np.concatenate([np.broadcast_to(each.queue, len(each)) for each in alive]),
         )
 
 
