@@ -8,12 +8,13 @@ Node attributes: `kind` (gpu nvswitch pcie host nic leaf spine core router ...),
 (GPUs), `node`, `rail` (NICs). Edge attributes: index, bytes_per_s, latency_s, kind (nvlink pcie cpu nic fabric ...).
 """
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from math import isfinite
+from numbers import Real
 from typing import Any, NamedTuple
 
 import networkx as nx
@@ -149,7 +150,10 @@ class Network:
     @cached_property
     def nics(self) -> tuple[tuple[str, ...], ...]:
         """NICs by rank: the nearest over PCIe. GPUs that have the same NICs nearest share them out in order."""
-        nearest = [_nearest_nics(self.graph, gpu) for gpu in self.gpus]
+        nics = [device for device in self.graph if self.graph.nodes[device]["kind"] == "nic"]
+        # A NIC whose switch is broken is of no use, unless the graph ends at its NICs.
+        leading = {nic for nic in nics if any(self.graph.nodes[d]["kind"] not in INSIDE for d in self.graph.adj[nic])}
+        nearest = [_nearest_nics(self.graph, gpu, leading or set(nics)) for gpu in self.gpus]
         sharing: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for rank, found in enumerate(nearest):
             sharing[found].append(rank)
@@ -221,9 +225,8 @@ class Network:
             if found:
                 for end in (source, target):
                     if end not in self._links_of:
-                        raise LayoutError(
-                            f"link {name!r}: network {self.name} has no {end}{_near(end, self._links_of)}"
-                        )
+                        near = _near(end, self._links_of)
+                        raise LayoutError(f"link {_short(name)}: network {self.name} has no {_short(end)}{near}")
                 pairs = [(source, target), (target, source)][: 1 + turned]
                 links = [self.places[pair] for pair in pairs if pair in self.places]
                 if not links:
@@ -231,7 +234,7 @@ class Network:
                     near = ", ".join(get_close_matches(target, others, 3, 0) or others[:3])
                     raise LayoutError(f"link {name!r}: {source} has links to {near}, none to {target}")
                 return None, links
-        raise LayoutError(f"network {self.name} has no device or link {name!r}{_near(name, self._links_of)}")
+        raise LayoutError(f"network {self.name} has no device or link {_short(name)}{_near(name, self._links_of)}")
 
     @cached_property
     def _links_of(self) -> dict[str, list[int]]:
@@ -249,17 +252,29 @@ def _frozen(values: list[float]) -> npt.NDArray[np.float64]:
     return array
 
 
+def _short(name: str) -> str:
+    """A name as a message quotes it, however long it is."""
+    return repr(name if len(name) <= 60 else f"{name[:57]}...")
+
+
 def _near(name: str, known: Iterable[str]) -> str:
     """`; did you mean ...?`, or nothing."""
+    if len(name) > 60:
+        return ""
     found = get_close_matches(name, list(known), 3, 0.6)
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 def _check(name: str, devices: Mapping[str, Mapping[str, Any]], links: list[Link]) -> None:
     """LayoutError where a link or a device is not one."""
+    ranks: dict[Any, str] = {}
     for device, attributes in devices.items():
         if "kind" not in attributes:
             raise LayoutError(f"network {name}: device {device} has no kind; gpu, nic or leaf would do")
+        if attributes["kind"] == "gpu" and "rank" in attributes:
+            other = ranks.setdefault(attributes["rank"], device)
+            if other != device:
+                raise LayoutError(f"network {name}: {other} and {device} are both rank {attributes['rank']}")
     if not any(attributes["kind"] == "gpu" for attributes in devices.values()):
         raise LayoutError(f"network {name} has no GPU: at least 1 device of kind gpu is needed")
     seen: set[tuple[str, str]] = set()
@@ -272,10 +287,10 @@ def _check(name: str, devices: Mapping[str, Mapping[str, Any]], links: list[Link
             raise LayoutError(f"network {name}: link {link} joins a device to itself")
         if (source, target) in seen:
             raise LayoutError(f"network {name}: link {link} is there twice; one with the sum of the rates would do")
-        if not (isfinite(rate) and rate > 0):
-            raise LayoutError(f"network {name}: link {link} has {rate:g} bytes/s; above 0 and finite is needed")
-        if not (isfinite(latency) and latency >= 0):
-            raise LayoutError(f"network {name}: link {link} has latency {latency:g} s; from 0 up and finite is needed")
+        if not (isinstance(rate, Real) and isfinite(rate) and rate > 0):
+            raise LayoutError(f"network {name}: link {link} has {rate} bytes/s; above 0 and finite is needed")
+        if not (isinstance(latency, Real) and isfinite(latency) and latency >= 0):
+            raise LayoutError(f"network {name}: link {link} has latency {latency} s; from 0 up and finite is needed")
         seen.add((source, target))
 
 
@@ -302,19 +317,17 @@ def _reached(start: str, steps: Callable[[str], Iterable[str]]) -> set[str]:
     return seen
 
 
-def _nearest_nics(graph: "nx.DiGraph[str]", gpu: str) -> tuple[str, ...]:
+def _nearest_nics(graph: "nx.DiGraph[str]", gpu: str, usable: set[str]) -> tuple[str, ...]:
     """The NICs fewest links away, over PCIe switches and host bridges alone; none where a GPU has no way to one."""
     if gpu not in graph:
         return ()
-    seen, layer = {gpu}, deque([gpu])
+    seen, layer = {gpu}, [gpu]
     while layer:
-        following: deque[str] = deque()
-        for device in _outward(graph, layer, seen):
-            following.append(device)
-        found = tuple(sorted((d for d in following if graph.nodes[d]["kind"] == "nic"), key=_natural))
+        following = list(_outward(graph, layer, seen))
+        found = tuple(sorted((device for device in following if device in usable), key=_natural))
         if found:
             return found
-        layer = following
+        layer = [device for device in following if graph.nodes[device]["kind"] != "nic"]
     return ()
 
 

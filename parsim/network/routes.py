@@ -4,7 +4,8 @@
     same node without     GPU - PCIe - host bridges - PCIe - GPU
     same rail             GPU - PCIe - NIC - leaf (- spine ... - leaf) - NIC - PCIe - GPU
     across rails          with pxn: over NVLink to the GPU of the node on the target's rail, then on that rail;
-                          without: through spines, where the fabric joins the rails
+                          without: through spines, where the fabric joins the rails (where it does not: as with pxn,
+                          or over PCIe to the NIC of that rail)
 
 What is nearest is tried first. Where that is broken, or a graph is not built that way, it is the way of fewest hops
 over everything that is left, in which NICs of other nodes do not forward. LayoutError where nothing is left. Equal
@@ -41,8 +42,11 @@ class Router:
         self._nodes = [network.node_of(rank) for rank in range(len(network.gpus))]
         self._inner: dict[tuple[str, str], tuple[int, ...] | None] = {}
         self._peers: dict[tuple[int, Hashable, Hashable], list[int]] = defaultdict(list)
+        self._found: dict[tuple[int, int], tuple[int, ...]] = {}
         self._rails = {nic: held.get("rail", 0) for nic, held in self._graph.nodes(data=True) if held["kind"] == "nic"}
+        self._node_nics: dict[int, list[str]] = defaultdict(list)
         for rank, nics in enumerate(network.nics):
+            self._node_nics[self._nodes[rank]] += [nic for nic in nics if nic not in self._node_nics[self._nodes[rank]]]
             for nic in nics:
                 self._peers[self._nodes[rank], network.domains[rank], self._rails[nic]].append(rank)
 
@@ -92,16 +96,20 @@ class Router:
             one, other = same[seed % len(same)]
             return self._leg(source, source, one, other, target, seed)
         other = far[seed % len(far)]
-        if self.pxn:
-            place = self._nodes[source], self.network.domains[source], rails[other]
-            peers = self._peers.get(place, [])
-            if peers:
-                peer = peers[seed % len(peers)]
-                one = next(nic for nic in self.network.nics[peer] if rails[nic] == rails[other])
-                found = self._leg(source, peer, one, other, target, seed)
-                if found is not None:
-                    return found
-        return self._leg(source, source, near[seed % len(near)], other, target, seed)
+        own = source, near[seed % len(near)]
+        peers = self._peers.get((self._nodes[source], self.network.domains[source], rails[other]), [])
+        exits = [own]
+        if peers:
+            peer = peers[seed % len(peers)]
+            proxy = peer, next(nic for nic in self.network.nics[peer] if rails[nic] == rails[other])
+            # Without pxn a proxy is what is left where planes are not joined.
+            exits = [proxy, own] if self.pxn else [own, proxy]
+        exits += [(source, nic) for nic in self._node_nics[self._nodes[source]] if rails[nic] == rails[other]]
+        for peer, one in exits:
+            found = self._leg(source, peer, one, other, target, seed)
+            if found is not None:
+                return found
+        return None
 
     def _leg(self, source: int, peer: int, out: str, into: str, target: int, seed: int) -> tuple[int, ...] | None:
         """GPU (- NVSwitch - peer) - NIC - fabric - NIC - GPU."""
@@ -141,15 +149,25 @@ class Router:
         return None
 
     def _any(self, source: int, target: int) -> tuple[int, ...]:
-        """The way of least cost over all that is left. LayoutError where there is none."""
+        """The way of least cost over all that is left, kept. LayoutError where there is none."""
+        if (source, target) not in self._found:
+            self._found[source, target] = self._searched(source, target)
+        return self._found[source, target]
+
+    def _searched(self, source: int, target: int) -> tuple[int, ...]:
         here, there = self.network.gpu(source), self.network.gpu(target)
         try:
             if here not in self._graph or there not in self._graph:
                 raise nx.NetworkXNoPath
             _, way = nx.bidirectional_dijkstra(self._graph, here, there, weight=self._cost(source, target))
         except nx.NetworkXNoPath:
-            broken = ", ".join(map(repr, self.network.broken))
-            why = f"with {broken} broken" if broken else "the graph has no links that lead there"
+            names = self.network.broken
+            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            why = (
+                f"with {', '.join(map(repr, names[:8]))}{more} broken"
+                if names
+                else "the graph has no links that lead there"
+            )
             raise LayoutError(f"no way from rank {source} ({here}) to rank {target} ({there}): {why}") from None
         return tuple(self._graph.adj[a][b]["index"] for a, b in pairwise(way))
 
