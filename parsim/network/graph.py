@@ -9,42 +9,22 @@ Node attributes: `kind` (gpu nvswitch pcie host nic leaf spine core router ...),
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from math import isfinite
-from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
 from parsim.errors import LayoutError
+from parsim.network.link import INSIDE, Link, both_ways
+from parsim.network.soundness import check, check_connected, near_names, reached, short
 
 __all__ = ["INSIDE", "Link", "Network", "both_ways"]
-
-INSIDE = frozenset({"gpu", "nvswitch", "pcie", "host", "nic"})
-"""Kinds of devices that belong to nodes; all others are switches of the fabric."""
-
-
-class Link(NamedTuple):
-    """One direction of a cable."""
-
-    source: str
-    target: str
-    bytes_per_s: float
-    latency_s: float
-    kind: str
-
-    def __str__(self) -> str:
-        return f"{self.source} -> {self.target}"
-
-
-def both_ways(one: str, other: str, bytes_per_s: float, latency_s: float, kind: str) -> tuple[Link, Link]:
-    """The two directions of a cable, alike."""
-    return Link(one, other, bytes_per_s, latency_s, kind), Link(other, one, bytes_per_s, latency_s, kind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +59,7 @@ class Network:
     ) -> "Network":
         """The network of these devices (attributes by name) and links; `about` becomes the graph's attributes."""
         held = list(links)
-        _check(name, devices, held)
+        check(name, devices, held)
         graph: nx.DiGraph[str] = nx.DiGraph(**about)
         graph.add_nodes_from((device, dict(attributes)) for device, attributes in devices.items())
         graph.add_edges_from(
@@ -90,7 +70,7 @@ class Network:
             )
             for index, (source, target, rate, latency, kind) in enumerate(held)
         )
-        _check_connected(name, graph)
+        check_connected(name, graph)
         gpus = [device for device, attributes in devices.items() if attributes["kind"] == "gpu"]
         if all("rank" in devices[gpu] for gpu in gpus):
             gpus.sort(key=lambda gpu: devices[gpu]["rank"])
@@ -141,7 +121,7 @@ class Network:
         seen: dict[str, int] = {}
         for rank, gpu in enumerate(self.gpus):
             if gpu not in seen and gpu in self.graph:
-                for device in _reached(
+                for device in reached(
                     gpu, lambda a: (b for b, e in self.graph.adj[a].items() if e["kind"] == "nvlink")
                 ):
                     seen.setdefault(device, rank)
@@ -225,8 +205,8 @@ class Network:
             if found:
                 for end in (source, target):
                     if end not in self._links_of:
-                        near = _near(end, self._links_of)
-                        raise LayoutError(f"link {_short(name)}: network {self.name} has no {_short(end)}{near}")
+                        near = near_names(end, self._links_of)
+                        raise LayoutError(f"link {short(name)}: network {self.name} has no {short(end)}{near}")
                 pairs = [(source, target), (target, source)][: 1 + turned]
                 links = [self.places[pair] for pair in pairs if pair in self.places]
                 if not links:
@@ -234,7 +214,7 @@ class Network:
                     near = ", ".join(get_close_matches(target, others, 3, 0) or others[:3])
                     raise LayoutError(f"link {name!r}: {source} has links to {near}, none to {target}")
                 return None, links
-        raise LayoutError(f"network {self.name} has no device or link {_short(name)}{_near(name, self._links_of)}")
+        raise LayoutError(f"network {self.name} has no device or link {short(name)}{near_names(name, self._links_of)}")
 
     @cached_property
     def _links_of(self) -> dict[str, list[int]]:
@@ -250,71 +230,6 @@ def _frozen(values: list[float]) -> npt.NDArray[np.float64]:
     array = np.array(values, dtype=np.float64)
     array.flags.writeable = False
     return array
-
-
-def _short(name: str) -> str:
-    """A name as a message quotes it, however long it is."""
-    return repr(name if len(name) <= 60 else f"{name[:57]}...")
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?`, or nothing."""
-    if len(name) > 60:
-        return ""
-    found = get_close_matches(name, list(known), 3, 0.6)
-    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
-
-
-def _check(name: str, devices: Mapping[str, Mapping[str, Any]], links: list[Link]) -> None:
-    """LayoutError where a link or a device is not one."""
-    ranks: dict[Any, str] = {}
-    for device, attributes in devices.items():
-        if "kind" not in attributes:
-            raise LayoutError(f"network {name}: device {device} has no kind; gpu, nic or leaf would do")
-        if attributes["kind"] == "gpu" and "rank" in attributes:
-            other = ranks.setdefault(attributes["rank"], device)
-            if other != device:
-                raise LayoutError(f"network {name}: {other} and {device} are both rank {attributes['rank']}")
-    if not any(attributes["kind"] == "gpu" for attributes in devices.values()):
-        raise LayoutError(f"network {name} has no GPU: at least 1 device of kind gpu is needed")
-    seen: set[tuple[str, str]] = set()
-    for link in links:
-        source, target, rate, latency, _ = link
-        for end in (source, target):
-            if end not in devices:
-                raise LayoutError(f"network {name}: link {link} ends at unknown {end}{_near(end, devices)}")
-        if source == target:
-            raise LayoutError(f"network {name}: link {link} joins a device to itself")
-        if (source, target) in seen:
-            raise LayoutError(f"network {name}: link {link} is there twice; one with the sum of the rates would do")
-        if not (isinstance(rate, Real) and isfinite(rate) and rate > 0):
-            raise LayoutError(f"network {name}: link {link} has {rate} bytes/s; above 0 and finite is needed")
-        if not (isinstance(latency, Real) and isfinite(latency) and latency >= 0):
-            raise LayoutError(f"network {name}: link {link} has latency {latency} s; from 0 up and finite is needed")
-        seen.add((source, target))
-
-
-def _check_connected(name: str, graph: "nx.DiGraph[str]") -> None:
-    """LayoutError that names two devices, the second of which the first cannot reach."""
-    first = next(device for device in graph if graph.nodes[device]["kind"] == "gpu")
-    for steps, there in ((graph.adj, True), (graph.pred, False)):
-        missed = set(graph) - _reached(first, steps.__getitem__)
-        if missed:
-            other = min(missed)
-            source, target = (first, other) if there else (other, first)
-            raise LayoutError(
-                f"network {name} is in pieces: {source} cannot reach {target} ({len(missed)} of {len(graph)} devices)"
-            )
-
-
-def _reached(start: str, steps: Callable[[str], Iterable[str]]) -> set[str]:
-    seen, waiting = {start}, [start]
-    while waiting:
-        for device in steps(waiting.pop()):
-            if device not in seen:
-                seen.add(device)
-                waiting.append(device)
-    return seen
 
 
 def _nearest_nics(graph: "nx.DiGraph[str]", gpu: str, usable: set[str]) -> tuple[str, ...]:
