@@ -67,10 +67,16 @@ class Reach:
 
     @property
     def kind(self) -> str:
-        """The class of measurements that it belongs to: `nvlink` or `pcie` inside a domain, else the fabric."""
+        """The class of measurements that it belongs to: the fabric across domains; inside one `nvlink3` (Ampere),
+        `nvlink4` (Hopper), `nvlink5` (Blackwell), `xgmi` (AMD) or `pcie`.
+        """
         if self.domains > 1 or self.fabric == "loopback":
             return self.fabric
-        return "nvlink" if self.nvlink_bytes_per_s else "pcie"
+        if not self.nvlink_bytes_per_s:
+            return "pcie"
+        if self.compute_capability is None:
+            return "xgmi"
+        return f"nvlink{min(max(self.compute_capability // 10 - 5, 2), 5)}"
 
 
 def reach_of_size(cluster: ClusterSpec, nodes: int, ranks_per_node: int | None = None) -> Reach:
@@ -102,4 +108,3 @@ def reach_of_size(cluster: ClusterSpec, nodes: int, ranks_per_node: int | None =
         compute_capability=node.gpu.compute_capability,
         pcie_bytes_per_s=node.gpu.host_link_bytes_per_s,
     )
-

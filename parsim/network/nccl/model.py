@@ -35,11 +35,15 @@ _MICRO = 1e-6
 
 
 class Term(NamedTuple):
-    """One algorithm and protocol: seconds = latency_s + bytes / bytes_per_s."""
+    """One algorithm and protocol: seconds = latency_s + bytes / bytes_per_s.
+
+    `network_bytes_per_s` is the most that the NICs of a domain would let through; infinite on one domain.
+    """
 
     latency_s: float
     bytes_per_s: float
     channels: int
+    network_bytes_per_s: float = math.inf
 
     def seconds(self, size_bytes: float) -> float:
         """What NCCL expects it to take."""
@@ -140,7 +144,9 @@ def _ring(
         part = size_bytes / (channels.number * reach.ranks)
         if kind == "all_reduce" and index == _SIMPLE and reach.domains > 1 and part >= constants.ring_plateau_bytes:
             latency *= constants.ring_plateau
-    return Term(latency * _MICRO, bus * GIGA * reach.ranks / steps, channels.number)
+    rate = GIGA * reach.ranks / steps
+    network = channels.number * channels.inter * rate if reach.domains > 1 else math.inf
+    return Term(latency * _MICRO, bus * rate, channels.number, network)
 
 
 def _tree(size_bytes: float, reach: Reach, constants: NcclConstants, channels: Channels, index: int) -> Term:
@@ -162,7 +168,8 @@ def _tree(size_bytes: float, reach: Reach, constants: NcclConstants, channels: C
     intra = _inside_step(reach, constants, "tree", index)
     latency = constants.base_latency_us["tree"][index]
     latency += 2 * ((reach.per_domain - 1) * intra + math.floor(math.log2(reach.domains)) * steps)
-    return Term(latency * _MICRO, bus * GIGA / 2, channels.number)
+    network = channels.number * channels.inter * GIGA * {1: math.inf, 2: 1.0}.get(reach.domains, 0.5)
+    return Term(latency * _MICRO, bus * GIGA / 2, channels.number, network)
 
 
 def _inside_nvls(kind: Kind, reach: Reach, constants: NcclConstants, heads: Channels) -> float:
@@ -186,7 +193,8 @@ def _nvls_tree(reach: Reach, constants: NcclConstants, heads: Channels) -> Term:
     steps = constants.step_latency_us
     latency = steps["nvlink"]["nvls_tree"][_SIMPLE]
     latency += 2 * math.floor(math.log2(reach.domains)) * steps["net"]["nvls_tree"][_SIMPLE]
-    return Term(latency * _MICRO, bus * GIGA * reach.ranks / _steps("all_reduce", reach.ranks), heads.number)
+    rate = GIGA * reach.ranks / _steps("all_reduce", reach.ranks)
+    return Term(latency * _MICRO, bus * rate, heads.number, heads.number * inter * rate)
 
 
 def _collnet(reach: Reach, constants: NcclConstants, found: Search) -> Term:
@@ -195,4 +203,5 @@ def _collnet(reach: Reach, constants: NcclConstants, found: Search) -> Term:
     bus = heads.number * min(inside, heads.inter)
     steps = constants.step_latency_us
     latency = steps["nvlink"]["nvls" if found.nvls else "collnet"][_SIMPLE] + steps["net"]["collnet"][_SIMPLE]
-    return Term(latency * _MICRO, bus * GIGA * reach.ranks / _steps("all_reduce", reach.ranks), heads.number)
+    rate = GIGA * reach.ranks / _steps("all_reduce", reach.ranks)
+    return Term(latency * _MICRO, bus * rate, heads.number, heads.number * heads.inter * rate)
