@@ -42,6 +42,7 @@ class Router:
         self._nodes = [network.node_of(rank) for rank in range(len(network.gpus))]
         self._inner: dict[tuple[str, str], tuple[int, ...] | None] = {}
         self._peers: dict[tuple[int, Hashable, Hashable], list[int]] = defaultdict(list)
+        self._ways: dict[tuple[str, str], list[tuple[int, ...]]] = {}
         self._found: dict[tuple[int, int], tuple[int, ...]] = {}
         self._rails = {nic: held.get("rail", 0) for nic, held in self._graph.nodes(data=True) if held["kind"] == "nic"}
         self._node_nics: dict[int, list[str]] = defaultdict(list)
@@ -70,21 +71,28 @@ class Router:
         return float(self.network.latencies[list(links)].sum())
 
     def _switched(self, here: str, there: str, seed: int) -> tuple[int, ...] | None:
-        """NVLink alone: a link of their own, or over one switch."""
+        """NVLink alone: a link of their own, or over one switch; which switches, is kept."""
+        ways = self._ways.get((here, there))
+        if ways is None:
+            ways = self._ways[here, there] = self._nvlink_ways(here, there)
+        if len(ways) > 1:
+            return ways[seed % len(ways)]
+        return ways[0] if ways else None
+
+    def _nvlink_ways(self, here: str, there: str) -> list[tuple[int, ...]]:
         adjacent = self._graph.adj
         if here not in adjacent or there not in adjacent:
-            return None
+            return []
         direct = adjacent[here].get(there)
         if direct is not None:
-            return (direct["index"],)
-        ways = [
+            return [(direct["index"],)]
+        return [
             (edge["index"], adjacent[device][there]["index"])
             for device, edge in adjacent[here].items()
             if edge["kind"] == "nvlink"
             and there in adjacent[device]
             and self._graph.nodes[device]["kind"] == "nvswitch"
         ]
-        return ways[seed % len(ways)] if ways else None
 
     def _across(self, source: int, target: int, seed: int) -> tuple[int, ...] | None:
         """Through the fabric, the nearest way that is whole."""
