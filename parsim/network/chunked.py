@@ -5,10 +5,10 @@ in the order of rounds, then of the round's transfers, then of chunks. A chunk s
 
     its data is at its source: the same chunk of every earlier round's transfer into that source for these shards
     (for a source's own data: when the rank itself starts), and
-    the chunk before it on its connection has ended;
+    the chunk before it has left on its connection, which is held for bytes / rate;
 
-and it takes   latency + bytes / rate   with the latencies of its route added up. With `latency_overlaps` the latency is
-the flight alone: the next chunk leaves while this one flies, and the connection is held for bytes / rate.
+and it arrives   bytes / rate + latency   later, with the latencies of its route added up: the next chunk leaves while
+this one flies. With `latency_holds` the connection is held for the flight too, as if every chunk were acknowledged.
 
 The rate is the connection's share of the steady state, in which all connections of the collective are at work: a link
 of capacity B gives a connection that carries b bytes in all  B b / (sum of b over the link), and the rate is the least
@@ -19,12 +19,14 @@ link: it is right for many chunks and slow for one. Fluid flows (`fluid`) share 
 
 Closed forms where nothing is shared, with B bytes/s, latency a, C chunks, S bytes, n ranks and t = S / (n C B):
 
-    ring of k rounds (2(n-1) for an all-reduce)    k C (a + t); with C = 1 the alpha-beta form k (a + S/(nB))
-      latency_overlaps                             (k - 1) max(C t, a + t) + C t + a
-    chain of n ranks in C chunks                   (n - 2 + C) (a + S/(C B))
+    ring of k rounds (2(n-1) for an all-reduce)    (k - 1) max(C t, a + t) + C t + a
+      latency_holds                                k C (a + t)
+    chain of n ranks in C chunks of u = S / (C B)  (n - 1) (a + u) + (C - 1) u
+      latency_holds                                (n - 2 + C) (a + u)
 
-Beside the other levels: L0 and L1 say 2(n-1) a + 2S(n-1)/(n B) for the ring, which is C = 1 here; where the rate limits
-(a << t) all of them become bytes sent / bandwidth. L2 alone sees which links the connections share.
+With C = 1 both rings are the alpha-beta form k (a + S/(nB)), which is what L0 and L1 say of it; where latencies differ
+along the ring, it is the sum of the latencies on a shard's way, as in NCCL's own model. More chunks hide latency behind
+bytes; where the rate limits (a << t) all levels become bytes sent / bandwidth. L2 alone sees which links are shared.
 
 Errors: LayoutError for counts below 1, sizes, capacities and latencies that are not numbers in range, endpoints that
 are not there, and connections without a route.
@@ -40,7 +42,7 @@ from numpy.typing import ArrayLike
 
 from parsim.errors import LayoutError
 from parsim.network.collectives.rounds import MOST_BYTES, Floats, Integers, Round, checked_count
-from parsim.network.wires import Key, Pairs, Routes, Wires, key_of, pairs_of, route_of, wires_of
+from parsim.network.wires import Key, Pairs, Routes, Wires, key_of, origin_of, pairs_of, route_of, wires_of
 
 __all__ = ["ChunkedResult", "Ports", "play_chunked", "uniform_ports"]
 
@@ -92,7 +94,7 @@ def play_chunked(
     *,
     flow: int = 0,
     start_s: ArrayLike = 0.0,
-    latency_overlaps: bool = False,
+    latency_holds: bool = False,
 ) -> ChunkedResult:
     """Play all rounds. `flow` is handed to `routes`; `start_s` is when each rank starts, one number or one per rank."""
     played = [each for each in rounds if len(each)]
@@ -115,7 +117,11 @@ def play_chunked(
     wires = wires_of(played, pairs, ways, speeds, delays)
     ready = np.zeros(endpoints)
     ready[:ranks] = starts
-    ends = _play(played, pairs, wires, endpoints, ready, chunks, latency_overlaps)
+    origin = origin_of(played, endpoints)
+    if origin is None:
+        ends = _play(played, pairs, wires, endpoints, ready, chunks, latency_holds)
+    else:
+        ends = _play_rings(played, origin, pairs[key_of(played[0])].connection, wires, ready, chunks, latency_holds)
     last = ready.copy()
     np.maximum.at(last, source, ends)
     np.maximum.at(last, target, ends)
@@ -130,7 +136,7 @@ def _play(
     endpoints: int,
     ready: Floats,
     chunks: int,
-    latency_overlaps: bool,
+    latency_holds: bool,
 ) -> Floats:
     """When the last chunk of each connection arrives."""
     place, arrived = _table(rounds, endpoints, ready, chunks)
@@ -142,7 +148,7 @@ def _play(
         if known != (id(both.connection), id(each.size_bytes)):
             known = id(both.connection), id(each.size_bytes)
             hold = each.size_bytes * wires.s_per_byte[both.connection] / chunks
-            hold = hold if latency_overlaps else hold + flight
+            hold = hold + flight if latency_holds else hold
         times = arrived[place(each.src, each.shard, each.width)]
         if each.width > 1:
             times = times.max(axis=1)
@@ -153,7 +159,7 @@ def _play(
                 now = np.maximum(now, times[wave, chunk]) + lasts
                 times[wave, chunk] = now
             free[line] = now
-        if latency_overlaps:
+        if not latency_holds:
             times += flight[:, None]
         target = place(each.dst, each.shard, each.width)
         if each.width > 1:
@@ -162,7 +168,38 @@ def _play(
             arrived[target] = np.maximum(arrived[target], times)
         else:
             np.maximum.at(arrived, target, times)
-    return free + wires.latency_s if latency_overlaps else free
+    return free if latency_holds else free + wires.latency_s
+
+
+def _play_rings(
+    rounds: list[Round],
+    origin: Integers,
+    connection: Integers,
+    wires: Wires,
+    ready: Floats,
+    chunks: int,
+    latency_holds: bool,
+) -> Floats:
+    """The same for rounds in which every transfer passes on what transfer `origin` of the round before has brought."""
+    flight, rate = wires.latency_s[connection], wires.s_per_byte[connection] / chunks
+    own = ready[rounds[0].src]
+    arrived = np.repeat(own[None, :], chunks, axis=0)
+    now = np.zeros(len(own))
+    known, hold = 0, now
+    for number, each in enumerate(rounds):
+        if known != id(each.size_bytes):
+            known = id(each.size_bytes)
+            hold = each.size_bytes * rate
+            hold = hold + flight if latency_holds else hold
+        there = np.maximum(arrived[:, origin], own) if number else arrived
+        for chunk in range(chunks):
+            now = np.maximum(now, there[chunk]) + hold
+            arrived[chunk] = now
+        if not latency_holds:
+            arrived += flight
+    ends = np.zeros(len(wires.latency_s))
+    ends[connection] = arrived[-1]
+    return ends
 
 
 def _table(

@@ -13,7 +13,7 @@ import numpy as np
 from parsim.errors import LayoutError
 from parsim.network.collectives.rounds import Floats, Integers, Round
 
-__all__ = ["Key", "Pairs", "Routes", "Wires", "key_of", "pairs_of", "route_of", "wires_of"]
+__all__ = ["Key", "Pairs", "Routes", "Wires", "key_of", "origin_of", "pairs_of", "route_of", "wires_of"]
 
 Routes = Callable[[int, int, int], Sequence[int]]
 """(source, target, flow) -> the links of the way, in order."""
@@ -107,3 +107,37 @@ def route_of(routes: Routes, source: int, target: int, flow: int, links: int) ->
     if wrong is not None:
         raise LayoutError(f"the route from rank {source} to rank {target} takes link {wrong}; there are {links}")
     return way
+
+
+def origin_of(rounds: list[Round], endpoints: int) -> Integers | None:
+    """For rings alone: the transfer of the round before that brought what each transfer passes on; else None.
+
+    Rings are rounds of the same connections, each with one transfer, in which one connection of each queue leads to an
+    endpoint, the shards of a queue are its own, and each round passes on what the round before has brought.
+    """
+    first = rounds[0]
+    if any(not _alike(first, each) for each in rounds):
+        return None
+    queue = np.broadcast_to(first.queue, first.src.shape)
+    into, out = queue * endpoints + first.dst, queue * endpoints + first.src
+    order = np.argsort(into)
+    if (into[order][1:] == into[order][:-1]).any() or (np.sort(out) != into[order]).any():
+        return None
+    origin = order[np.searchsorted(into[order], out)]
+    queue_of = np.full(1 + max(int(each.shard.max()) for each in rounds), -1)
+    queue_of[first.shard] = queue
+    before = first.shard
+    for number, each in enumerate(rounds):
+        if number and not np.array_equal(before[origin], each.shard):
+            return None
+        if not np.array_equal(queue_of[each.shard], queue):
+            return None
+        before = each.shard
+    return origin
+
+
+def _alike(one: Round, other: Round) -> bool:
+    """Whether two rounds have the same connections in the same order, and the same width."""
+    same = one.width == other.width and len(one) == len(other)
+    columns = ((one.src, other.src), (one.dst, other.dst), (one.queue, other.queue))
+    return same and all(a is b or np.array_equal(a, b) for a, b in columns)
