@@ -1,0 +1,351 @@
+"""The picture of a network: devices in layers, links as wide as their bandwidth, everything told on hovering.
+
+`topology_figure` draws `Network.document()`; `topology_page` puts it on an offline page with tables of what there is.
+Links between the same two devices are one line; its width grows with the logarithm of bytes/s, its colour is its kind.
+Plotly is imported when a figure is made.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from html import escape
+from math import hypot, log10
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from parsim.report.palette import GRID, INK, MUTED
+from parsim.report.topology_layout import Box, Picture, arrange
+from parsim.units import format_seconds
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+__all__ = ["topology_figure"]
+
+_FONT = '"Inter", "Segoe UI", "Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif'
+_HEIGHT, _WIDTH = 780, 1360
+_DEVICES: Mapping[str, tuple[str, str, str]] = {
+    "gpu": ("GPU", "#2458a6", "square"),
+    "nvswitch": ("NVSwitch", "#2c8a5f", "diamond-wide"),
+    "pcie": ("PCIe switch", "#a9b0ba", "diamond"),
+    "host": ("host bridge", "#565d66", "square"),
+    "nic": ("NIC", "#d9732b", "triangle-up"),
+    "leaf": ("leaf switch", "#8b6bb1", "hexagon2"),
+    "router": ("router", "#8b6bb1", "circle"),
+    "spine": ("spine switch", "#b63679", "hexagon2"),
+    "core": ("core switch", "#3b0f70", "hexagon2"),
+}
+_LINKS: Mapping[str, tuple[str, str]] = {
+    "nvlink": ("NVLink", "#2c8a5f"),
+    "pcie": ("PCIe", "#a9b0ba"),
+    "cpu": ("between hosts", "#565d66"),
+    "nic": ("NIC to switch", "#d9732b"),
+    "fabric": ("fabric", "#8b6bb1"),
+    "local": ("inside a group", "#b8a2d1"),
+    "global": ("between groups", "#b63679"),
+    "torus": ("between routers", "#8b6bb1"),
+}
+_OTHER_DEVICE, _OTHER_LINK = ("device", "#66717e", "circle"), ("link", "#66717e")
+_MOST_LABELS, _FAINT = 72, 160
+_MOST_LINES = 12_000
+_POINTS = 17  # of a bent line
+_CROSSING = ("fabric", "local", "global", "torus", "nic")
+
+
+class _Line(NamedTuple):
+    one: str
+    other: str
+    kind: str
+    there: Mapping[str, Any]
+    back: Mapping[str, Any] | None
+
+
+def topology_figure(document: Mapping[str, Any], *, title: str = "") -> "Figure":
+    """The picture of `Network.document()`, legible at 1400 x 900."""
+    from plotly.graph_objects import Figure
+
+    picture = arrange(document)
+    devices = {each["name"]: each for each in document["devices"] if each["name"] in picture.places}
+    lines = _lines(document, picture)
+    traces = [*_line_traces(lines, picture), *_device_traces(devices, document, picture)]
+    return Figure(data=traces, layout=_layout(picture, title))
+
+
+def _lines(document: Mapping[str, Any], picture: Picture) -> list[_Line]:
+    """One for each pair of drawn devices with a link; the widest kinds first, so that they lie below."""
+    found: dict[tuple[str, str], _Line] = {}
+    for link in document["links"]:
+        one, other = link["source"], link["target"]
+        drawn = one in picture.places and other in picture.places
+        if not drawn or picture.planes.get(one) != picture.planes.get(other) and link["kind"] == "torus":
+            continue
+        if (other, one) in found:
+            found[other, one] = found[other, one]._replace(back=link)
+        else:
+            found[one, other] = _Line(one, other, link["kind"], link, None)
+    return sorted(found.values(), key=lambda line: -line.there["bytes_per_s"])[:_MOST_LINES]
+
+
+def _line_traces(lines: Sequence[_Line], picture: Picture) -> list[dict[str, Any]]:
+    """A trace of lines for each kind and width, and one of invisible points to hover on for each kind."""
+    groups: dict[tuple[str, float], list[_Line]] = defaultdict(list)
+    for line in lines:
+        groups[line.kind, _width(line.there["bytes_per_s"])].append(line)
+    of_kind, rows = Counter(line.kind for line in lines), _Rows(picture)
+    traces: list[dict[str, Any]] = []
+    named: set[str] = set()
+    for (kind, width), held in groups.items():
+        name, colour = _LINKS.get(kind, (kind or _OTHER_LINK[0], _OTHER_LINK[1]))
+        xs, ys = list[float | None](), list[float | None]()
+        hover: list[tuple[float, float, str]] = []
+        for line in held:
+            path = _path(picture, rows, line)
+            xs += [x for x, _ in path] + [None]
+            ys += [y for _, y in path] + [None]
+            hover.append((*_middle(path), _line_text(line, name)))
+        traces.append(
+            {
+                "type": "scattergl" if len(lines) > 4000 else "scatter",
+                "mode": "lines",
+                "x": xs,
+                "y": ys,
+                "line": {"color": colour, "width": 0.6 * width if of_kind[kind] > _FAINT else width},
+                "opacity": 0.4 if kind in _CROSSING and (of_kind[kind] > _FAINT or picture.square) else 0.75,
+                "hoverinfo": "skip",
+                "name": escape(name),
+                "legendgroup": f"link {kind}",
+                "showlegend": kind not in named,
+                "meta": {"role": "links", "kind": kind},
+            }
+        )
+        named.add(kind)
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": [x for x, _, _ in hover],
+                "y": [y for _, y, _ in hover],
+                "text": [text for *_, text in hover],
+                "marker": {"size": 9, "color": colour, "opacity": 0},
+                "hovertemplate": "%{text}<extra></extra>",
+                "legendgroup": f"link {kind}",
+                "showlegend": False,
+                "meta": {"role": "points", "kind": kind},
+            }
+        )
+    return traces
+
+
+def _width(bytes_per_s: float) -> float:
+    """Pixels: 1 at 10 GB/s and below, 2 more for each power of ten, at most 6; in steps, so that lines share traces."""
+    return round(min(max(1 + 2 * (log10(max(bytes_per_s, 1.0)) - 10), 1.0), 6.0), 1)
+
+
+class _Rows:
+    """The devices of each row and column, so that no line runs through one."""
+
+    def __init__(self, picture: Picture) -> None:
+        self._across: dict[float, list[float]] = defaultdict(list)
+        self._along: dict[float, list[float]] = defaultdict(list)
+        for x, y in sorted(picture.places.values()):
+            self._across[round(y, 6)].append(x)
+        for x, y in sorted(picture.places.values(), key=lambda place: place[1]):
+            self._along[round(x, 6)].append(y)
+
+    def between(self, one: tuple[float, float], other: tuple[float, float]) -> bool:
+        """Whether a device stands between two places of one row or column."""
+        for axis, held in ((1, self._across), (0, self._along)):
+            if abs(one[axis] - other[axis]) < 1e-6:
+                low, high = sorted((one[1 - axis], other[1 - axis]))
+                row = held[round(one[axis], 6)]
+                if bisect_left(row, high - 1e-6) > bisect_right(row, low + 1e-6):
+                    return True
+        return False
+
+
+def _path(picture: Picture, rows: _Rows, line: _Line) -> list[tuple[float, float]]:
+    """Straight, but bent where it would run through another device."""
+    (x0, y0), (x1, y1) = picture.places[line.one], picture.places[line.other]
+    if not rows.between((x0, y0), (x1, y1)):
+        return [(x0, y0), (x1, y1)]
+    apart = hypot(x1 - x0, y1 - y0)
+    bow = min(0.1 * apart + 0.1, 0.9)
+    # Along a row they bend downwards, along a column to the left.
+    right, up = (0.0, -bow) if abs(y1 - y0) < 1e-9 else (-bow, 0.0)
+    shares = (point / (_POINTS - 1) for point in range(_POINTS))
+    return [(x0 + t * (x1 - x0) + 4 * t * (1 - t) * right, y0 + t * (y1 - y0) + 4 * t * (1 - t) * up) for t in shares]
+
+
+def _middle(path: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    if len(path) > 2:
+        return path[len(path) // 2]
+    (x0, y0), (x1, y1) = path
+    return (x0 + x1) / 2, (y0 + y1) / 2
+
+
+def _line_text(line: _Line, name: str) -> str:
+    text = f"<b>{escape(line.one)} – {escape(line.other)}</b><br>{escape(name)}: {_rate_text(line.there)}"
+    if line.back is None:
+        return text + "<br>this way only"
+    if (line.back["bytes_per_s"], line.back["latency_s"]) != (line.there["bytes_per_s"], line.there["latency_s"]):
+        return text + f"<br>back: {_rate_text(line.back)}"
+    return text + " each way"
+
+
+def _rate_text(link: Mapping[str, Any]) -> str:
+    return f"{link['bytes_per_s'] / 1e9:,.4g} GB/s, {format_seconds(link['latency_s'])}"
+
+
+def _device_traces(
+    devices: Mapping[str, Mapping[str, Any]], document: Mapping[str, Any], picture: Picture
+) -> list[dict[str, Any]]:
+    """A trace for each kind of device; the label of a GPU is its rank."""
+    out: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in devices}
+    for link in document["links"]:
+        if link["source"] in out:
+            out[link["source"]][link["kind"]].append(link["bytes_per_s"])
+    traces = []
+    kinds = list(dict.fromkeys([*(kind for kind in _DEVICES), *(each["kind"] for each in devices.values())]))
+    for kind in kinds:
+        held = [device for device in devices.values() if device["kind"] == kind]
+        if not held:
+            continue
+        name, colour, symbol = _DEVICES.get(kind, (kind, *_OTHER_DEVICE[1:]))
+        size = 15 if len(held) <= 40 else 11 if len(held) <= 100 else 7
+        labels = kind == "gpu" and _room(picture, held)
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers+text" if labels else "markers",
+                "x": [picture.places[device["name"]][0] for device in held],
+                "y": [picture.places[device["name"]][1] for device in held],
+                "text": [str(device.get("rank", "")) for device in held] if labels else None,
+                "textposition": "middle center",
+                "textfont": {"size": 8 if size < 15 else 9, "color": "#ffffff"},
+                "customdata": [_device_text(device, name, out[device["name"]]) for device in held],
+                "hovertemplate": "%{customdata}<extra></extra>",
+                "marker": {
+                    "size": size + (3 if labels else 0),
+                    "color": colour,
+                    "symbol": symbol,
+                    "line": {"color": "#ffffff", "width": 1},
+                },
+                "name": escape(name),
+                "legendgroup": f"device {kind}",
+                "meta": {"role": "devices", "kind": kind},
+            }
+        )
+    return traces
+
+
+def _room(picture: Picture, gpus: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the longest rank fits between two GPUs."""
+    xs = [x for x, _ in picture.places.values()]
+    digits = max(len(str(gpu.get("rank", ""))) for gpu in gpus)
+    return len(gpus) <= _MOST_LABELS and (5 * digits + 4) * max(max(xs) - min(xs), 1.0) < _WIDTH
+
+
+def _device_text(device: Mapping[str, Any], kind: str, out: Mapping[str, Sequence[float]]) -> str:
+    """Name, rank and place, and what leaves it by each kind of link."""
+    lines = [f"<b>{escape(str(device['name']))}</b>", escape(kind)]
+    if device.get("label") not in (None, device["name"]):
+        lines[1] += f", {escape(str(device['label']))}"
+    told = [f"{word} {device[word]}" for word in ("rank", "node", "domain", "rail", "group", "tier") if word in device]
+    if told:
+        lines.append(escape(", ".join(told)))
+    for link, rates in out.items():
+        name = _LINKS.get(link, (link, ""))[0]
+        lines.append(f"{escape(name)}: {len(rates)} × {max(rates) / 1e9:,.4g} GB/s")
+    return "<br>".join(lines)
+
+
+def _box_label(box: Box, narrow: bool) -> dict[str, Any]:
+    """In the lower left corner of a frame; outside of a circle, away from the middle."""
+    label: dict[str, Any] = {"showarrow": False, "font": {"size": 11, "color": MUTED}}
+    label["bgcolor"] = "rgba(255,255,255,0.6)"
+    if not box.round:
+        text = box.label.replace("node ", "") if narrow else box.label
+        return label | {"x": box.x0, "y": box.y0, "text": escape(text), "xanchor": "left", "yanchor": "bottom"}
+    x, y, radius = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2, (box.x1 - box.x0) / 2
+    away = hypot(x, y) or 1.0
+    return label | {"x": x * (1 + 1.2 * radius / away), "y": y * (1 + 1.12 * radius / away), "text": escape(box.label)}
+
+
+def _layout(picture: Picture, title: str) -> dict[str, Any]:
+    xs = [x for x, _ in picture.places.values()] + [edge for box in picture.boxes for edge in (box.x0, box.x1)]
+    ys = [y for _, y in picture.places.values()] + [edge for box in picture.boxes for edge in (box.y0, box.y1)]
+    wide = max(max(xs) - min(xs), 1.0)
+    captions_right = any(x > max(xs) for x, _, _ in picture.captions)
+    notes = [
+        {
+            "x": x,
+            "y": y,
+            "text": text,
+            "showarrow": False,
+            "xanchor": "left" if x > max(xs) else "center",
+            "align": "left" if x > max(xs) else "center",
+            "font": {"size": 12, "color": MUTED},
+        }
+        for x, y, text in picture.captions
+    ]
+    shapes = []
+    narrow = _WIDTH * min((box.x1 - box.x0 for box in picture.boxes), default=wide) / wide < 52
+    for box in picture.boxes:
+        shapes.append(
+            {
+                "type": "circle" if box.round else "rect",
+                "x0": box.x0,
+                "x1": box.x1,
+                "y0": box.y0,
+                "y1": box.y1,
+                "line": {"color": GRID, "width": 1},
+                "fillcolor": "#f7f8fa",
+                "layer": "below",
+            }
+        )
+        notes.append(_box_label(box, narrow))
+    hidden = {"visible": False, "zeroline": False, "showgrid": False}
+    right = max(xs) + (0.09 * wide if captions_right else 0.01 * wide)
+    layout: dict[str, Any] = {
+        "template": "none",
+        "height": _HEIGHT,
+        "margin": {"l": 24, "r": 24, "t": 74 if title else 40, "b": 24},
+        "paper_bgcolor": "#ffffff",
+        "plot_bgcolor": "#ffffff",
+        "font": {"family": _FONT, "size": 12, "color": INK},
+        "hoverlabel": {
+            "font": {"family": _FONT, "size": 12, "color": INK},
+            "bgcolor": "#ffffff",
+            "bordercolor": MUTED,
+            "align": "left",
+        },
+        "hovermode": "closest",
+        "dragmode": "pan",
+        "shapes": shapes,
+        "annotations": notes,
+        "xaxis": {**hidden, "range": [min(xs) - 0.01 * wide - 0.3, right + 0.3]},
+        "yaxis": {**hidden, "range": [min(ys) - 0.9, max(ys) + 0.5]},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.01,
+            "yanchor": "bottom",
+            "font": {"size": 12, "color": INK},
+            "tracegroupgap": 0,
+        },
+    }
+    if picture.square:
+        layout["yaxis"] |= {"scaleanchor": "x", "scaleratio": 1}
+    if title:
+        layout["title"] = {
+            "text": f"<b>{escape(title)}</b>",
+            "font": {"size": 18, "color": INK},
+            "x": 0,
+            "xref": "paper",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 20},
+        }
+    return layout
