@@ -41,11 +41,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from parsim.errors import LayoutError
-from parsim.network.collectives.rounds import MOST_BYTES, Floats, Integers, Round, checked_count
+from parsim.network.chunked_input import checked_numbers, checked_rounds
+from parsim.network.collectives.rounds import Floats, Integers, Round, checked_count
 from parsim.network.wires import Key, Pairs, Routes, Wires, key_of, origin_of, pairs_of, route_of, wires_of
 
 __all__ = ["ChunkedResult", "Ports", "play_chunked", "uniform_ports"]
 
+_MOST_CHUNKS = 1 << 16
 _DENSE = 1 << 23
 """Arrival times that are kept in one table, by endpoint and shard, without a search: 64 MiB of them."""
 
@@ -99,18 +101,18 @@ def play_chunked(
     """Play all rounds. `flow` is handed to `routes`; `start_s` is when each rank starts, one number or one per rank."""
     played = [each for each in rounds if len(each)]
     checked_count(ranks, "ranks")
-    checked_count(chunks, "chunks")
-    speeds = _checked(capacities, "capacity", "bytes/s", least=np.nextafter(0, 1))
-    delays = _checked(latencies, "latency", "s", least=0)
+    checked_count(chunks, "chunks", _MOST_CHUNKS)
+    speeds = checked_numbers(capacities, "capacity", "bytes/s", 1e-3, 1e24)
+    delays = checked_numbers(latencies, "latency", "s", 0, 1e12)
     if len(speeds) != len(delays):
         raise LayoutError(f"{len(speeds)} capacities and {len(delays)} latencies: one of each for every link")
-    starts = _checked(start_s, "start", "s", least=0)
+    starts = checked_numbers(start_s, "start", "s", 0, 1e12)
     if len(starts) not in (1, ranks):
         raise LayoutError(f"{len(starts)} starts for {ranks} ranks: one, or one for each")
     starts = np.broadcast_to(starts, (ranks,))
     if not played:
         return ChunkedResult(float(starts.max()), starts.copy(), np.zeros(len(speeds)), 0)
-    endpoints = max(ranks, 1 + _check_rounds(played))
+    endpoints = max(ranks, 1 + checked_rounds(played))
     pairs, codes = pairs_of(played, endpoints)
     source, target = codes // endpoints % endpoints, codes % endpoints
     ways = [route_of(routes, *ends, flow, len(speeds)) for ends in zip(source.tolist(), target.tolist(), strict=True)]
@@ -230,34 +232,3 @@ def _table(
 
     beginning = np.concatenate((ready[arrivals // shards], ready))
     return rows, beginning[:, None].repeat(chunks, axis=1)
-
-
-def _checked(values: ArrayLike, what: str, unit: str, least: float) -> Floats:
-    """Numbers as an array. LayoutError unless each is finite and at least `least`."""
-    numbers = np.atleast_1d(np.asarray(values, np.float64))
-    wrong = np.flatnonzero(~((numbers >= least) & np.isfinite(numbers)))
-    if len(wrong):
-        rule = "above 0" if least > 0 else "at least 0"
-        raise LayoutError(f"{what} {wrong[0]} is {numbers[wrong[0]]:g} {unit}: must be finite and {rule}")
-    return numbers
-
-
-def _check_rounds(rounds: list[Round]) -> int:
-    """The largest endpoint. LayoutError for sizes, shards and endpoints out of range; shared arrays are read once."""
-    sizes = {id(each.size_bytes): each.size_bytes for each in rounds}.values()
-    for size in sizes:
-        wrong = np.flatnonzero(~((size >= 0) & (size <= MOST_BYTES)))
-        if len(wrong):
-            raise LayoutError(f"a transfer of {size[wrong[0]]:g} bytes: must be from 0 to {MOST_BYTES:g}")
-    most = 0
-    for source, target in {(id(each.src), id(each.dst)): (each.src, each.dst) for each in rounds}.values():
-        if min(source.min(), target.min()) < 0:
-            raise LayoutError(f"a transfer from rank {source.min()} to rank {target.min()}: ranks are at least 0")
-        same = np.flatnonzero(source == target)
-        if len(same):
-            raise LayoutError(f"a transfer from rank {source[same[0]]} to itself")
-        most = max(most, int(source.max()), int(target.max()))
-    least = min(int(each.shard.min()) for each in rounds)
-    if least < 0:
-        raise LayoutError(f"a transfer of shard {least}: shards are at least 0")
-    return most

@@ -18,6 +18,7 @@ from parsim.network.collectives import (
     Algorithm,
     Group,
     Round,
+    Transfer,
     prove,
     received_bytes,
     round_of,
@@ -209,11 +210,17 @@ def test_any_single_transfer_left_out_is_found() -> None:
 
 
 @pytest.mark.parametrize("ranks", [0, -1, 2.0, True, "4", None])
-def test_groups_of_no_ranks_are_refused(ranks: object) -> None:
+def test_groups_that_are_none_are_refused(ranks: object) -> None:
     with pytest.raises(LayoutError, match=r"ranks .*whole number of at least 1"):
         Group(ranks)  # type: ignore[arg-type]
     with pytest.raises(LayoutError, match=r"domain .*whole number of at least 1"):
         Group(4, ranks)  # type: ignore[arg-type]
+
+
+def test_groups_beyond_a_million_are_refused() -> None:
+    with pytest.raises(LayoutError, match="ranks 10000000000: at most 1048576"):
+        Group(10**10)
+    assert Group(4, 10**10).domains == 1
 
 
 @pytest.mark.parametrize("size", [-1, float("nan"), float("inf"), -float("inf"), 2**81, 10**400, "much", None])
@@ -236,6 +243,35 @@ def test_matrices_that_do_not_fit_are_refused(name: str) -> None:
     ]:
         with pytest.raises(LayoutError, match=says):
             rounds_of("all_to_all", name, Group(4), wrong)
+
+
+@pytest.mark.parametrize(
+    ("says", "columns"),
+    [
+        ("sources of a round: float64 where int64", (1.5, 0, 0, 1, False)),
+        ("sources of a round: not numbers that fit int64", (2**70, 0, 0, 1, False)),
+        ("targets of a round: not numbers", (0, "one", 0, 1, False)),
+        ("shards of a round: shape", ([0, 1, 2], [1, 2, 0], [0, 0], 1, False)),
+        ("sizes of a round: not numbers", (0, 1, 0, 10**400, False)),
+        ("sizes of a round: not numbers", (0, 1, 0, "much", False)),
+    ],
+)
+def test_rounds_that_are_none_are_refused(says: str, columns: tuple[object, ...]) -> None:
+    with pytest.raises(LayoutError, match=says):
+        round_of(*columns)  # type: ignore[arg-type]
+
+
+def test_a_round_lists_its_transfers() -> None:
+    shown = list(round_of([0, 1], [1, 2], 5, [8, 16.0], [True, False], width=2, queue=3))
+    assert round_of(0, 1, 0, 2**70, False).size_bytes[0] == 2.0**70
+    assert shown == [Transfer(0, 1, 5, 8.0, True, 2, 3), Transfer(1, 2, 5, 16.0, False, 2, 3)]
+
+
+def test_options_that_there_are_not_are_refused() -> None:
+    with pytest.raises(LayoutError, match="all_reduce by nvls has no option 'channels'; it has none"):
+        rounds_of("all_reduce", "nvls", Group(4, 4), SIZE, channels=2)
+    with pytest.raises(LayoutError, match="broadcast by ring has no option 'rot'; it has root, pieces"):
+        rounds_of("broadcast", "ring", Group(4), SIZE, rot=2)
 
 
 @pytest.mark.parametrize("pieces", [0, -3, 1.5])

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
+from inspect import signature
 from types import MappingProxyType
 from typing import Any
 
@@ -36,7 +37,12 @@ ALGORITHMS = _discovered()
 def rounds_of(kind: str, name: str, group: Group, size_bytes: Any, **options: int) -> list[Round]:
     """All rounds of a collective. LayoutError for a kind or an algorithm that there is not, and what it refuses."""
     by_name = _named(ALGORITHMS, kind, "collective")
-    return list(_named(by_name, name, f"algorithm for {kind}")(group, size_bytes, **options))
+    algorithm = _named(by_name, name, f"algorithm for {kind}")
+    takes = list(signature(algorithm).parameters)[2:]
+    wrong = next((option for option in options if option not in takes), None)
+    if wrong is not None:
+        raise LayoutError(f"{kind} by {name} has no option {wrong!r}; it has {', '.join(takes) or 'none'}")
+    return list(algorithm(group, size_bytes, **options))
 
 
 def _named(table: Mapping[str, Any], name: str, what: str) -> Any:

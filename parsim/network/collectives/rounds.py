@@ -13,7 +13,7 @@ yottabyte), so that sums stay far from overflow. Anything else is a LayoutError.
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,7 @@ from parsim.errors import LayoutError
 
 __all__ = [
     "MOST_BYTES",
+    "MOST_RANKS",
     "Flags",
     "Floats",
     "Group",
@@ -42,6 +43,9 @@ Flags = NDArray[np.bool_]
 
 MOST_BYTES = 1e24
 """The largest size that is taken: a yottabyte."""
+
+
+MOST_RANKS = 1 << 20
 
 
 class Transfer(NamedTuple):
@@ -92,7 +96,7 @@ class Group:
     domain: int = 1
 
     def __post_init__(self) -> None:
-        checked_count(self.ranks, "ranks")
+        checked_count(self.ranks, "ranks", MOST_RANKS)
         checked_count(self.domain, "domain")
 
     @property
@@ -134,10 +138,12 @@ class Group:
         return self.ranks
 
 
-def checked_count(count: int, what: str) -> int:
-    """A whole number of at least 1; LayoutError where it is not."""
+def checked_count(count: int, what: str, most: int = 2**62) -> int:
+    """A whole number from 1 to `most`; LayoutError where it is not."""
     if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
         raise LayoutError(f"{what} {count!r}: a whole number of at least 1")
+    if count > most:
+        raise LayoutError(f"{what} {count}: at most {most}")
     return int(count)
 
 
@@ -165,17 +171,33 @@ def round_of(
     queue: int | Integers = 0,
 ) -> Round:
     """A round from anything that numpy reads; single values are repeated for every transfer."""
-    sources = np.atleast_1d(np.asarray(src, np.int64))
-    shape = sources.shape
+    sources = np.atleast_1d(_column(src, np.int64, "sources"))
+    count = len(sources)
     return Round(
         sources,
-        np.broadcast_to(np.asarray(dst, np.int64), shape),
-        np.broadcast_to(np.asarray(shard, np.int64), shape),
-        np.broadcast_to(np.asarray(size_bytes, np.float64), shape),
-        np.broadcast_to(np.asarray(reduces, np.bool_), shape),
+        _column(dst, np.int64, "targets", count),
+        _column(shard, np.int64, "shards", count),
+        _column(size_bytes, np.float64, "sizes", count),
+        _column(reduces, np.bool_, "reduces", count),
         width,
         queue,
     )
+
+
+def _column(values: ArrayLike, kind: type[Any], what: str, count: int | None = None) -> NDArray[Any]:
+    """Values as an array of this kind, repeated `count` times if there is one. LayoutError where that loses any."""
+    try:
+        given = np.asarray(values)
+        column = given.astype(kind)
+    except (TypeError, ValueError, OverflowError):
+        raise LayoutError(f"{what} of a round: not numbers that fit {kind.__name__}") from None
+    if given.dtype.kind not in ("biufO" if kind is np.float64 else "biu") and given.size:
+        raise LayoutError(f"{what} of a round: {given.dtype} where {kind.__name__} is needed")
+    if count is None:
+        return column
+    if column.shape not in ((), (1,), (count,)):
+        raise LayoutError(f"{what} of a round: shape {column.shape}; one, or one for each of {count} transfers")
+    return np.broadcast_to(column, (count,))
 
 
 def sent_bytes(rounds: Iterable[Round], ranks: int) -> Floats:
