@@ -13,9 +13,10 @@ this one flies. With `latency_holds` the connection is held for the flight too, 
 The rate is the connection's share of the steady state, in which all connections of the collective are at work: a link
 of capacity B gives a connection that carries b bytes in all  B b / (sum of b over the link), and the rate is the least
 share along the route. No link is ever beyond its capacity, and those that share one end together: without latencies and
-waiting the collective takes  max over links of (bytes over the link / capacity),  its lower bound. What the rule does
-not see is that connections which take turns (one chunk climbing a tree and coming down again) could each have the whole
-link: it is right for many chunks and slow for one. Fluid flows (`fluid`) share anew at every event.
+waiting the collective takes  max over links of (bytes over the link / capacity),  which no sharing can beat. What the
+rule does not see is that connections which take turns (one chunk climbing a tree and coming down again) could each have
+the whole link: it is right for many chunks (NCCL's are 512 KiB or less) and slow for one. Fluid flows share anew at
+every event, max-min fair, and may take a little longer than this where messages of unlike sizes start together.
 
 Closed forms where nothing is shared, with B bytes/s, latency a, C chunks, S bytes, n ranks and t = S / (n C B):
 

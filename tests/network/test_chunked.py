@@ -276,6 +276,7 @@ def test_any_rounds_on_any_links_play_by_the_rules(data: st.DataObject) -> None:
     chunks, holds = data.draw(st.integers(1, 3)), data.draw(st.booleans())
     result = play_chunked(rounds, ranks, *ports, chunks, latency_holds=holds)
     assert result.seconds == pytest.approx(plain(rounds, ranks, ports, chunks, 0.0, holds), rel=1e-9)
+    assert result.seconds >= (result.link_bytes / capacities).max() * (1 - 1e-12)
 
 
 def message(**changes: object) -> list[Round]:
