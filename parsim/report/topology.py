@@ -44,8 +44,8 @@ _LINKS: Mapping[str, tuple[str, str]] = {
     "global": ("between groups", "#b63679"),
     "torus": ("between routers", "#8b6bb1"),
 }
-_OTHER_DEVICE, _OTHER_LINK = ("device", "#66717e", "circle"), ("link", "#66717e")
-_MOST_LABELS, _FAINT = 72, 160
+_OTHER_DEVICE, _OTHER_LINK = ("#66717e", "circle"), "#66717e"
+_MOST_LABELS, _FAINT = 72, 100
 _MOST_LINES = 12_000
 _POINTS = 17  # of a bent line
 _CROSSING = ("fabric", "local", "global", "torus", "nic")
@@ -67,7 +67,7 @@ def topology_figure(document: Mapping[str, Any], *, title: str = "") -> "Figure"
     devices = {each["name"]: each for each in document["devices"] if each["name"] in picture.places}
     lines = _lines(document, picture)
     traces = [*_line_traces(lines, picture), *_device_traces(devices, document, picture)]
-    return Figure(data=traces, layout=_layout(picture, title))
+    return Figure(data=traces, layout=_layout(picture, title, _extent(traces, picture)))
 
 
 def _lines(document: Mapping[str, Any], picture: Picture) -> list[_Line]:
@@ -76,7 +76,7 @@ def _lines(document: Mapping[str, Any], picture: Picture) -> list[_Line]:
     for link in document["links"]:
         one, other = link["source"], link["target"]
         drawn = one in picture.places and other in picture.places
-        if not drawn or picture.planes.get(one) != picture.planes.get(other) and link["kind"] == "torus":
+        if not drawn or (link["kind"] == "torus" and picture.planes.get(one) != picture.planes.get(other)):
             continue
         if (other, one) in found:
             found[other, one] = found[other, one]._replace(back=link)
@@ -94,7 +94,7 @@ def _line_traces(lines: Sequence[_Line], picture: Picture) -> list[dict[str, Any
     traces: list[dict[str, Any]] = []
     named: set[str] = set()
     for (kind, width), held in groups.items():
-        name, colour = _LINKS.get(kind, (kind or _OTHER_LINK[0], _OTHER_LINK[1]))
+        name, colour = _LINKS.get(kind, (kind, _OTHER_LINK))
         xs, ys = list[float | None](), list[float | None]()
         hover: list[tuple[float, float, str]] = []
         for line in held:
@@ -209,7 +209,7 @@ def _device_traces(
         held = [device for device in devices.values() if device["kind"] == kind]
         if not held:
             continue
-        name, colour, symbol = _DEVICES.get(kind, (kind, *_OTHER_DEVICE[1:]))
+        name, colour, symbol = _DEVICES.get(kind, (kind, *_OTHER_DEVICE))
         size = 15 if len(held) <= 40 else 11 if len(held) <= 100 else 7
         labels = kind == "gpu" and _room(picture, held)
         traces.append(
@@ -261,7 +261,7 @@ def _device_text(device: Mapping[str, Any], kind: str, out: Mapping[str, Sequenc
 def _box_label(box: Box, narrow: bool) -> dict[str, Any]:
     """In the lower left corner of a frame; outside of a circle, away from the middle."""
     label: dict[str, Any] = {"showarrow": False, "font": {"size": 11, "color": MUTED}}
-    label["bgcolor"] = "rgba(255,255,255,0.6)"
+    label["bgcolor"] = "rgba(247,248,250,0.7)"
     if not box.round:
         text = box.label.replace("node ", "") if narrow else box.label
         return label | {"x": box.x0, "y": box.y0, "text": escape(text), "xanchor": "left", "yanchor": "bottom"}
@@ -270,9 +270,18 @@ def _box_label(box: Box, narrow: bool) -> dict[str, Any]:
     return label | {"x": x * (1 + 1.2 * radius / away), "y": y * (1 + 1.12 * radius / away), "text": escape(box.label)}
 
 
-def _layout(picture: Picture, title: str) -> dict[str, Any]:
-    xs = [x for x, _ in picture.places.values()] + [edge for box in picture.boxes for edge in (box.x0, box.x1)]
-    ys = [y for _, y in picture.places.values()] + [edge for box in picture.boxes for edge in (box.y0, box.y1)]
+def _extent(traces: Sequence[Mapping[str, Any]], picture: Picture) -> tuple[list[float], list[float]]:
+    """x and y of all that is drawn."""
+    xs = [x for trace in traces for x in trace["x"] if x is not None]
+    ys = [y for trace in traces for y in trace["y"] if y is not None]
+    for box in picture.boxes:
+        xs += [box.x0, box.x1]
+        ys += [box.y0, box.y1]
+    return xs, [*ys, *(y for _, y, _ in picture.captions)]
+
+
+def _layout(picture: Picture, title: str, extent: tuple[list[float], list[float]]) -> dict[str, Any]:
+    xs, ys = extent
     wide = max(max(xs) - min(xs), 1.0)
     captions_right = any(x > max(xs) for x, _, _ in picture.captions)
     notes = [
@@ -323,7 +332,7 @@ def _layout(picture: Picture, title: str) -> dict[str, Any]:
         "shapes": shapes,
         "annotations": notes,
         "xaxis": {**hidden, "range": [min(xs) - 0.01 * wide - 0.3, right + 0.3]},
-        "yaxis": {**hidden, "range": [min(ys) - 0.9, max(ys) + 0.5]},
+        "yaxis": {**hidden, "range": [min(ys) - 0.3, max(ys) + 0.5]},
         "legend": {
             "orientation": "h",
             "x": 0,

@@ -48,7 +48,12 @@ def supplied(
         for gpu in imported.gpus
     )
     nics = tuple(replace(nic, bytes_per_s=nic.bytes_per_s or nic_bytes_per_s) for nic in imported.nics)
-    return replace(imported, gpus=gpus, nics=nics)
+    notes = list(imported.notes)
+    if gpus != imported.gpus:
+        notes.append("given, not of the file: NVLinks or compute capability of GPUs")
+    if nics != imported.nics and nic_bytes_per_s is not None:
+        notes.append(f"given, not of the file: NICs of {nic_bytes_per_s / 1e9:g} GB/s")
+    return replace(imported, gpus=gpus, nics=nics, notes=tuple(notes))
 
 
 def network(
