@@ -17,6 +17,8 @@ from parsim.errors import SpecError
 from parsim.memory import RankMemory, memory_of, memory_samples
 from parsim.metrics import RankUse, bubble, busy_seconds
 from parsim.model.flops import model_flops
+from parsim.network.estimate import Correction
+from parsim.network.groups import axis_groups
 from parsim.plan import COMPUTE, Kind, Plan
 from parsim.run_plan import plan_of
 from parsim.sim import Noise, Played, Prices, compile_plan, latest_first_starts, play, play_events, prices, recording
@@ -36,6 +38,7 @@ def simulate(
     engine: Engine = "path",
     plan: Plan | None = None,
     cost: StepCost | None = None,
+    correction: Correction | None = None,
     every_rank: bool = False,
     steps: int = 1,
     jitter: float = 0.0,
@@ -46,7 +49,7 @@ def simulate(
 
     `jitter` is the sigma of a lognormal factor of mean 1 on every op, `slow_ranks` factors by global rank, `seed`
     overrides the run's. `plan` plays instead of the run's schedule, `cost` (measured times) prices it instead of the
-    roofline. Raises LayoutError for a run that cannot be priced, ScheduleError for a schedule or plan that does not fit
+    roofline, `correction` (a user's nccl-tests log) its collectives. Raises LayoutError for a run that cannot be priced, ScheduleError for a schedule or plan that does not fit
     it, SpecError for impossible noise.
     """
     if engine not in _PLAYERS:
@@ -54,7 +57,11 @@ def simulate(
     if steps < 1:
         raise SpecError(f"steps {steps}: at least 1")
     full_plan = plan_of(run, plan)
-    cost = RooflineCost(run, full_plan.placement) if cost is None else cost
+    if cost is not None and correction is not None:
+        raise SpecError(
+            "measured costs hold their collectives already: a calibration of collectives cannot change them"
+        )
+    cost = RooflineCost(run, full_plan.placement, correction=correction) if cost is None else cost
     memory = memory_of(run, full_plan)
     program = compile_plan(full_plan)
     priced = _stretched(prices(program, cost), cost.straggler)
@@ -141,7 +148,19 @@ def _read(
         step_times_s=times,
         lanes=played.lanes,
         evidence=evidence,
+        groups=_groups(run),
     )
+
+
+def _groups(run: Run) -> dict[str, dict[str, object]]:
+    """Where the groups of each axis stand; dp with cp, whose ranks share weights too."""
+    mesh = run.layout.mesh
+    axes = {"tp": ("tp",), "cp": ("cp",), "dp": ("cp", "dp"), "pp": ("pp",)}
+    return {
+        axis: axis_groups(run.cluster, mesh, *names).document()
+        for axis, names in axes.items()
+        if getattr(mesh, axis) > 1
+    }
 
 
 def _slowest_lane(played: Played) -> int:

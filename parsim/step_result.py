@@ -51,6 +51,8 @@ class StepResult:
     step_times_s: tuple[float, ...]
     lanes: int
     evidence: Mapping[str, Any]
+    groups: Mapping[str, Mapping[str, Any]]
+    """By axis: where its groups stand on the cluster, and what one has when all of them run at once."""
 
     @property
     def step_time_s(self) -> float:
@@ -135,6 +137,7 @@ class StepResult:
             "fits": self.fits,
             "per_rank": [self._row(row) for row in self.rows],
             "ranks": {"total": self.run.ranks, "lanes_played": self.lanes},
+            "process_groups": {axis: dict(group) for axis, group in self.groups.items()},
             "evidence": dict(self.evidence),
             "warnings": list(self.warnings),
             "run": self.run.document(),

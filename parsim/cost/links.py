@@ -1,14 +1,24 @@
-"""The links of a run: what each of its groups of ranks talks over, at effective rates."""
+"""The links of a run: what each of its groups of ranks talks over, at effective rates.
+
+All groups of an axis talk at once, so across nodes a group has what the cluster's fabric then leaves it.
+"""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
+
+import numpy as np
 
 from parsim.axes.mesh import group_of
 from parsim.cost.constants import Constants
+from parsim.network.estimate import Correction
+from parsim.network.groups import AxisGroups, axis_groups, groups_at_once, members_of
 from parsim.network.price import Latency, Links, Path, collective_seconds, path_between, spread
+from parsim.network.tiers import Flows, crossing
 from parsim.spec import Mesh, NodeSpec, Run
 
-__all__ = ["DataPaths", "RunLinks", "data_paths", "links_of"]
+__all__ = ["DataPaths", "RunLinks", "links_of"]
 
 
 class DataPaths(NamedTuple):
@@ -22,52 +32,103 @@ class DataPaths(NamedTuple):
     latency: Latency
 
 
-class RunLinks(NamedTuple):
-    """Paths of tensor-parallel and data-parallel groups (the slowest group of each), and what they are made of."""
+@dataclass(frozen=True)
+class RunLinks:
+    """Paths of a run's groups (the slowest group of each axis), and what they are made of."""
 
+    run: Run
     links: Links
-    tensor: Path
-    data: DataPaths
+    correction: Correction | None = None
 
-    def message_seconds(self, run: Run, source: int, target: int, size_bytes: float, constants: Constants) -> float:
-        """Delay of a message between two pipeline ranks: the slowest of the pairs of ranks that send it."""
-        width = run.ranks // run.layout.mesh.pp
-        node, domain = run.cluster.node, self.links.domain
+    @cached_property
+    def tensor(self) -> Path:
+        """Of tensor-parallel groups."""
+        mesh = self.run.layout.mesh
+        path = _slowest(mesh, self.links, range(0, self.run.ranks, mesh.tp), "tp")
+        return self._shared(path, axis_groups(self.run.cluster, mesh, "tp"))
+
+    @cached_property
+    def data(self) -> DataPaths:
+        """Of the groups that share weights, one part on one pipeline rank."""
+        mesh = self.run.layout.mesh
+        width = self.run.ranks // mesh.pp
+        bases = [stage * width + index for stage in range(mesh.pp) for index in range(mesh.tp)]
+        slowest = _slowest(mesh, self.links, bases, "cp", "dp")
+        return self.data_paths((0,))._replace(whole=self._shared(slowest, self._holders[0]))
+
+    def data_paths(self, pipeline_ranks: tuple[int, ...]) -> DataPaths:
+        """The paths of one data-parallel group, over all `pipeline_ranks` that hold the same part (two in DualPipe)."""
+        mesh, node = self.run.layout.mesh, self.run.cluster.node
+        width = self.run.ranks // mesh.pp
+        ranks = [rank * width + r for rank in pipeline_ranks for r in group_of(mesh, 0, "cp", "dp")]
+        share = self._set_size(len(ranks))
+        whole, inside, across = (
+            self._shared(path_between(part, self.links), held)
+            for part, held in zip((ranks, ranks[:share], ranks[::share]), self._holders, strict=True)
+        )
+        return DataPaths(whole, inside, across, Latency(0.0, node.nvlink_latency_s, node.nic_latency_s))
+
+    def message_seconds(self, source: int, target: int, size_bytes: float, constants: Constants) -> float:
+        """Delay of a message between two pipeline ranks: the slowest pair of the ranks that send it, all at once."""
+        run, domain = self.run, self.links.domain
+        width, node = run.ranks // run.layout.mesh.pp, run.cluster.node
         pairs = [(source * width + i, target * width + i) for i in range(min(width, domain))]
         slowest = next((pair for pair in pairs if pair[0] // domain != pair[1] // domain), pairs[0])
+        nic = node.nic_bytes_per_s_per_gpu * constants.message_nic
+        senders = np.arange(source * width, (source + 1) * width)
+        flows = Flows(senders // node.gpus, (senders + (target - source) * width) // node.gpus, nic)
+        passed = crossing(run.cluster, flows)
         rates = Links(
             nvlink_bytes_per_s=_inside(node) * constants.message_nvlink,
-            nic_bytes_per_s=node.nic_bytes_per_s_per_gpu * constants.message_nic,
+            nic_bytes_per_s=nic * passed.share,
             domain=domain,
         )
-        return collective_seconds("send", size_bytes, path_between(slowest, rates), Latency(constants.message_s))
+        path = path_between(slowest, rates)
+        if self.correction is not None:
+            pair = groups_at_once(run.cluster, np.array([slowest]), ("pp",), run.ranks)
+            path = path._replace(reach=pair.reach, correction=self.correction)
+        latency = Latency(constants.message_s + passed.latency_s)
+        return collective_seconds("send", size_bytes, path, latency)
+
+    @cached_property
+    def _holders(self) -> tuple[AxisGroups, AxisGroups, AxisGroups]:
+        """All groups of the ranks that hold the same weights at once, whole; and cut as optimizer states cut them."""
+        cluster, members = self.run.cluster, members_of(self.run.layout.mesh, "cp", "dp")
+        share = self._set_size(members.shape[1])
+        whole = axis_groups(cluster, self.run.layout.mesh, "cp", "dp")
+        if members.shape[1] % share:
+            return whole, whole, whole
+        cut = members.reshape(len(members), -1, share)
+        inside = groups_at_once(cluster, cut.reshape(-1, share), ("dp",), self.run.ranks)
+        across = groups_at_once(cluster, cut.transpose(0, 2, 1).reshape(-1, cut.shape[1]), ("dp",), self.run.ranks)
+        return whole, inside, across
+
+    def _set_size(self, ranks: int) -> int:
+        return min(self.run.layout.zero_group or ranks, ranks)
+
+    def _shared(self, path: Path, groups: AxisGroups) -> Path:
+        """The path at the rate that the fabric leaves; across domains the NICs, inside one nothing changes."""
+        if path.domains > 1:
+            across = self.links.nic_bytes_per_s * groups.in_domain * groups.fabric_share
+            path = path._replace(bytes_per_s=min(path.bytes_per_s, across))
+        if self.correction is None:
+            return path
+        reach = groups.reach
+        if (path.ranks, path.domains) != (reach.ranks, reach.domains):
+            reach = replace(reach, ranks=path.ranks, domains=path.domains)
+        return path._replace(reach=reach, correction=self.correction)
 
 
-def links_of(run: Run) -> RunLinks:
+def links_of(run: Run, correction: Correction | None = None) -> RunLinks:
     """The links of a run. LayoutError where a group needs a link that the cluster does not have."""
-    node, mesh = run.cluster.node, run.layout.mesh
+    node = run.cluster.node
     shares = node.gpu.efficiency
     links = Links(
         nvlink_bytes_per_s=_inside(node) * shares.nvlink,
         nic_bytes_per_s=node.nic_bytes_per_s_per_gpu * shares.nic,
         domain=spread(run.ranks, node.nvlink_domain, node.gpus),
     )
-    tensor = _slowest(mesh, links, range(0, run.ranks, mesh.tp), "tp")
-    width = run.ranks // mesh.pp
-    bases = [stage * width + index for stage in range(mesh.pp) for index in range(mesh.tp)]
-    data = data_paths(run, links, (0,))._replace(whole=_slowest(mesh, links, bases, "cp", "dp"))
-    return RunLinks(links, tensor, data)
-
-
-def data_paths(run: Run, links: Links, pipeline_ranks: tuple[int, ...]) -> DataPaths:
-    """The paths of one data-parallel group, over all `pipeline_ranks` that hold the same part (two in DualPipe)."""
-    mesh, node = run.layout.mesh, run.cluster.node
-    width = run.ranks // mesh.pp
-    ranks = [rank * width + r for rank in pipeline_ranks for r in group_of(mesh, 0, "cp", "dp")]
-    share = min(run.layout.zero_group or len(ranks), len(ranks))
-    inside, across = path_between(ranks[:share], links), path_between(ranks[::share], links)
-    latency = Latency(0.0, node.nvlink_latency_s, node.nic_latency_s)
-    return DataPaths(path_between(ranks, links), inside, across, latency)
+    return RunLinks(run, links, correction)
 
 
 def _inside(node: NodeSpec) -> float:

@@ -15,7 +15,7 @@ from parsim.axes.pp import PipelineAxis
 from parsim.axes.tp import TensorAxis
 from parsim.cost.constants import FITTED, Constants
 from parsim.cost.layer_segments import LayerSegments, local_sizes_of
-from parsim.cost.links import RunLinks, data_paths, links_of
+from parsim.cost.links import RunLinks, links_of
 from parsim.cost.priceable import check_priceable
 from parsim.cost.rates import Rates, rates_of
 from parsim.cost.segments import Block, Played, play, play_pair
@@ -23,6 +23,7 @@ from parsim.cost.stage import Part, StageSegments
 from parsim.cost.step_end import StepEnd, step_end, straggler_factor
 from parsim.errors import ScheduleError
 from parsim.model.dims import Sizes
+from parsim.network.estimate import Correction
 from parsim.plan.op import COMPUTE, Kind, Op, Slot
 from parsim.plan.placement import Placement
 from parsim.spec import Run
@@ -39,6 +40,8 @@ class RooflineCost:
     run: Run
     placement: Placement
     constants: Constants = FITTED
+    correction: Correction | None = None
+    """What was measured of the cluster's collectives; it goes before the fitted formula."""
     _played: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -58,7 +61,7 @@ class RooflineCost:
         if ranks not in self._played:
             size = self.pipeline_axis.message(self._sizes).size_bytes
             self._played[ranks] = (
-                0.0 if ranks[0] == ranks[1] else self._links.message_seconds(self.run, *ranks, size, self.constants)
+                0.0 if ranks[0] == ranks[1] else self._links.message_seconds(*ranks, size, self.constants)
             )
         delay: float = self._played[ranks]
         return delay
@@ -88,7 +91,8 @@ class RooflineCost:
         found = {f"constants.{item.name}": "fitted" for item in fields(self.constants)}
         found |= dict.fromkeys(("constants.tile_rows", "constants.tile_cols", "constants.pair_contention"), "assumed")
         found |= {f"gpu.{name}": str(known.grade) for name, known in node.gpu.evidence.items()}
-        return found | {f"node.{name}": str(known.grade) for name, known in node.evidence.items()}
+        found |= {f"node.{name}": str(known.grade) for name, known in node.evidence.items()}
+        return found | ({"network.collectives": "calibrated"} if self.correction is not None else {})
 
     # The axes of the run
 
@@ -127,7 +131,7 @@ class RooflineCost:
 
     @cached_property
     def _links(self) -> RunLinks:
-        return links_of(self.run)
+        return links_of(self.run, self.correction)
 
     @cached_property
     def _stages(self) -> StageSegments:
@@ -180,7 +184,7 @@ class RooflineCost:
                 self.run,
                 self.data_axis,
                 self._stages.parameters(part),
-                data_paths(self.run, self._links.links, self._twin_ranks(stage)),
+                self._links.data_paths(self._twin_ranks(stage)),
                 window,
                 on_rank,
                 self._rates,

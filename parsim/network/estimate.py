@@ -169,6 +169,8 @@ def _possible(
     kind: str, size_bytes: float, reach: Reach, constants: NcclConstants, ll128: bool, *, collnet: bool
 ) -> Mapping[Choice, Term]:
     found = terms(kind, size_bytes, reach, constants, collnet=collnet)  # type: ignore[arg-type]
+    if reach.fabric == "loopback":  # gloo: rings
+        return {pair: term for pair, term in found.items() if pair == ("ring", "Simple")}
     return found if ll128 else {pair: term for pair, term in found.items() if pair[1] != "LL128"}
 
 

@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 from parsim.axes.axis import CollectiveKind
 from parsim.errors import LayoutError
+from parsim.network.estimate import Correction, estimate
+from parsim.network.reach import Reach
 
 __all__ = ["Latency", "Links", "Path", "collective_seconds", "path_between", "ring_bytes", "ring_steps", "spread"]
 
@@ -46,11 +48,16 @@ class Latency(NamedTuple):
 
 
 class Path(NamedTuple):
-    """What a group talks over: `ranks` on `domains`, and the rate at which each rank of a ring sends."""
+    """What a group talks over: `ranks` on `domains`, and the rate at which each rank of a ring sends.
+
+    With `reach` and `correction`, what was measured on such links goes before the formula.
+    """
 
     ranks: int
     domains: int
     bytes_per_s: float
+    reach: Reach | None = None
+    correction: Correction | None = None
 
 
 def spread(ranks: int, domain: int, node: int) -> int:
@@ -97,6 +104,10 @@ def collective_seconds(kind: CollectiveKind, size_bytes: float, path: Path, late
     """How long the collective takes when nothing else uses its links; nothing for a group of one rank."""
     if path.ranks == 1:
         return 0.0
+    if path.correction is not None and path.reach is not None and size_bytes > 0:
+        measured = estimate(kind, size_bytes, path.reach, correction=path.correction)
+        if measured.evidence == "calibrated":
+            return measured.seconds
     across = path.domains - 1
     hops = latency.call_s + across * latency.across_s + (path.ranks - 1 - across) * latency.inside_s
     return hops + ring_bytes(kind, size_bytes, path.ranks) / path.bytes_per_s

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from parsim.errors import LayoutError
-from parsim.spec import ClusterSpec
+from parsim.spec import ClusterSpec, NodeSpec
 
-__all__ = ["Host", "Reach", "reach_of_size"]
+__all__ = ["Host", "Reach", "merged_nics", "reach_of_size"]
 
 Host = Literal["intel", "amd"]
 _TO_NCCL_PCIE = 0.76  # what NCCL counts on of a PCIe link: 12 of 15.75 GB/s for generation 3 x16
@@ -79,6 +79,12 @@ class Reach:
         return f"nvlink{min(max(self.compute_capability // 10 - 5, 2), 5)}"
 
 
+def merged_nics(node: NodeSpec) -> tuple[int, float]:
+    """NICs of a node and the rate of one: several NICs of a GPU act as one (NCCL merges ports, EFA its rails)."""
+    merged = min(node.nics, node.gpus)
+    return merged, node.nics * node.nic_bytes_per_s / merged
+
+
 def reach_of_size(cluster: ClusterSpec, nodes: int, ranks_per_node: int | None = None) -> Reach:
     """The first `ranks_per_node` GPUs of each of `nodes` nodes, alone on the cluster (what nccl-tests measures).
 
@@ -94,10 +100,8 @@ def reach_of_size(cluster: ClusterSpec, nodes: int, ranks_per_node: int | None =
     per_domain = max(node.nvlink_domain // node.gpus, 1)
     domains = -(-nodes // per_domain)
     nodes_in_domain = -(-nodes // domains)
-    nics = node.nics * nodes_in_domain
-    merged = max(1, min(nics, node.gpus * nodes_in_domain))  # several NICs of a GPU act as one (merged by NCCL)
-    rate = node.nics * node.nic_bytes_per_s * nodes_in_domain / merged
-    usable = merged if per_node == node.gpus else max(1, merged * per_node // node.gpus)
+    nics, rate = merged_nics(node)
+    usable = max(1, nics * nodes_in_domain * per_node // node.gpus)
     return Reach(
         ranks=nodes * per_node,
         domains=domains,
@@ -107,4 +111,5 @@ def reach_of_size(cluster: ClusterSpec, nodes: int, ranks_per_node: int | None =
         fabric=cluster.fabric.kind,
         compute_capability=node.gpu.compute_capability,
         pcie_bytes_per_s=node.gpu.host_link_bytes_per_s,
+        nic_is_close=nics * 2 >= node.gpus,
     )

@@ -118,8 +118,37 @@ def print_simulation(document: Mapping[str, Any], console: "Console | None" = No
         words=1,
     )
     _ranks(console, document["per_rank"], step)
+    _groups(console, document.get("process_groups", {}))
     if counts := [f"{len(names)} {grade}" for grade, names in document.get("evidence", {}).items()]:
         console.print(f"evidence of the numbers: {', '.join(counts)}; --json and --html name each", style="dim")
+
+
+def _groups(console: "Console", groups: Mapping[str, Mapping[str, Any]]) -> None:
+    """Where the groups of each axis stand, and what one of them has when all run at once."""
+    rows = [
+        [
+            axis,
+            f"{group['groups']:,} × {group['ranks']:,}",
+            f"{group['nodes']:,}",
+            f"{group['nvlink_domains']:,} × {group['ranks_per_domain']}",
+            _rate(group["inside_bytes_per_s"]),
+            _rate(group["across_bytes_per_s"]),
+            group["blocking_tier"] or "-",
+        ]
+        for axis, group in groups.items()
+    ]
+    if rows:
+        print_table(
+            console,
+            ["axis", "groups", "nodes", "NVLink domains", "inside", "across", "blocked by"],
+            rows,
+            "a group's links by data sheet, in one direction, when all groups of its axis talk at once",
+            words=1,
+        )
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value / 1e9:.4g} GB/s"
 
 
 def print_comparison(

@@ -56,6 +56,9 @@ def search(reach: Reach, constants: NcclConstants) -> Search:
     """The channels of a group of at least two ranks."""
     generation = constants.generation(reach.compute_capability or min(constants.generations))
     inside = nvlink_gbps(reach, generation)
+    if reach.fabric == "loopback":  # not NCCL: one connection at its own rate
+        only = Channels(1, reach.across_bytes_per_s / GIGA, reach.across_bytes_per_s / GIGA)
+        return Search(only, only, None)
     if reach.domains == 1:
         ring = _fill(inside, generation.speeds_intra, constants.max_channels)
         return Search(ring, ring, _heads(reach, inside, generation))
