@@ -164,6 +164,71 @@ def simulate(
 
 
 @app.command()
+def collective(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND", help="all_reduce, reduce_scatter, all_gather, broadcast, all_to_all (alltoall) or send."
+        ),
+    ],
+    cluster: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="A cluster of `parsim list clusters`, a cluster file, or a topology of NCCL (XML), nvidia-smi "
+            "topo -m or ASTRA-sim.",
+        ),
+    ],
+    sizes: Annotated[
+        str,
+        typer.Option(
+            "--bytes", metavar="SIZES", help="nccl-tests' sizes: 64KiB,1GiB; 1KiB..8GiB doubles from one to the other."
+        ),
+    ],
+    nodes: Annotated[int, typer.Option(help="Nodes that the ranks are on.")] = 1,
+    ranks_per_node: Annotated[int | None, typer.Option(help="Ranks on each node (default: all its GPUs).")] = None,
+    algorithm: Annotated[
+        str | None, typer.Option(help="Force ring, tree, nvls, nvls_tree or collnet, as NCCL_ALGO does.")
+    ] = None,
+    protocol: Annotated[str | None, typer.Option(help="Force LL, LL128 or Simple, as NCCL_PROTO does.")] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A log of nccl-tests on this cluster (or of executor calibrate) to correct by."
+        ),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A cluster that says what a topology file does not (NVLink and NIC rates)."),
+    ] = None,
+    html: Html = None,
+    png: Png = None,
+    json: Json = None,
+) -> None:
+    """How long a collective takes on a cluster.
+
+    Prints time, algbw and busbw of each size as nccl-tests defines them, with the algorithm and protocol that NCCL
+    would choose; draws bus bandwidth against size.
+    """
+    from parsim.cli.collective import collective_command
+
+    collective_command(
+        kind,
+        cluster,
+        nodes,
+        ranks_per_node,
+        sizes,
+        algorithm,
+        protocol,
+        calibration,
+        like,
+        html=html,
+        png=png,
+        json=json,
+    )
+
+
+@app.command()
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A.json", help="A timeline or a result of `parsim simulate`.")],
     b: Annotated[Path, typer.Argument(metavar="B.json", help="Another of the same kind.")],

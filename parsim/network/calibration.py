@@ -20,7 +20,9 @@ from parsim.errors import SpecError
 from parsim.network.estimate import estimate, kind_named
 from parsim.network.reach import Reach
 
-__all__ = ["Calibration", "Measurement"]
+__all__ = ["Calibration", "Calibrations", "Measurement"]
+
+_NOTHING = "nothing to calibrate with: no measured row of two ranks or more"
 
 
 class Measurement(NamedTuple):
@@ -60,20 +62,8 @@ class Calibration:
         measured: Iterable[Measurement], reach: Reach, *, algorithm: str | None = None, protocol: str | None = None
     ) -> "Calibration":
         """The corrections that measurements on the links of `reach` give. SpecError if nothing usable was measured."""
-        groups: dict[tuple[str, int, int], dict[float, list[tuple[float, float]]]] = defaultdict(
-            lambda: defaultdict(list)
-        )
-        for row in measured:
-            if row.ranks < 2 or not 0 < row.seconds < math.inf or not 0 < row.size_bytes < math.inf:
-                continue
-            kind = kind_named(row.kind)
-            place = _resized(reach, row.ranks, row.domains)
-            expected = estimate(kind, row.size_bytes, place, algorithm=algorithm, protocol=protocol).seconds
-            found = math.log(row.seconds), math.log(row.seconds / expected)
-            groups[kind, row.ranks, row.domains][math.log2(row.size_bytes)].append(found)
-        if not groups:
-            raise SpecError("nothing to calibrate with: no measured row of two ranks or more")
-        return Calibration(reach.kind, tuple(_line(key, points) for key, points in sorted(groups.items())))
+        places = ((row, _resized(reach, row.ranks, row.domains)) for row in measured if _usable(row))
+        return _calibration(reach.kind, places, algorithm, protocol)
 
     def corrected(self, kind: str, size_bytes: float, reach: Reach, estimated_s: float) -> float | None:
         """Seconds of a collective of this class that the model estimates at `estimated_s`; None for another class."""
@@ -85,6 +75,49 @@ class Calibration:
         if not line.is_of(kind, reach) or not line.log2_bytes[0] <= at <= line.log2_bytes[-1]:
             return math.exp(by_model)
         return math.exp((by_model + float(np.interp(at, line.log2_bytes, line.log_seconds))) / 2)
+
+
+@dataclass(frozen=True)
+class Calibrations:
+    """Corrections for several classes of links: a log may hold a node alone and many nodes."""
+
+    parts: tuple[Calibration, ...]
+
+    @staticmethod
+    def of(
+        measured: Iterable[tuple[Measurement, Reach]], *, algorithm: str | None = None, protocol: str | None = None
+    ) -> "Calibrations":
+        """The corrections that measurements give, each with what its group had. SpecError as `Calibration.of`."""
+        classes: dict[str, list[tuple[Measurement, Reach]]] = defaultdict(list)
+        for row, reach in measured:
+            if _usable(row):
+                classes[reach.kind].append((row, reach))
+        if not classes:
+            raise SpecError(_NOTHING)
+        return Calibrations(tuple(_calibration(kind, rows, algorithm, protocol) for kind, rows in classes.items()))
+
+    def corrected(self, kind: str, size_bytes: float, reach: Reach, estimated_s: float) -> float | None:
+        """As `Calibration.corrected`, by the one of this class of links."""
+        found = (one.corrected(kind, size_bytes, reach, estimated_s) for one in self.parts)
+        return next((seconds for seconds in found if seconds is not None), None)
+
+
+def _usable(row: Measurement) -> bool:
+    return row.ranks >= 2 and 0 < row.seconds < math.inf and 0 < row.size_bytes < math.inf
+
+
+def _calibration(
+    fabric: str, measured: Iterable[tuple[Measurement, Reach]], algorithm: str | None, protocol: str | None
+) -> Calibration:
+    groups: dict[tuple[str, int, int], dict[float, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for row, reach in measured:
+        kind = kind_named(row.kind)
+        expected = estimate(kind, row.size_bytes, reach, algorithm=algorithm, protocol=protocol).seconds
+        found = math.log(row.seconds), math.log(row.seconds / expected)
+        groups[kind, row.ranks, row.domains][math.log2(row.size_bytes)].append(found)
+    if not groups:
+        raise SpecError(_NOTHING)
+    return Calibration(fabric, tuple(_line(key, points) for key, points in sorted(groups.items())))
 
 
 def _line(key: tuple[str, int, int], points: Mapping[float, Sequence[tuple[float, float]]]) -> _Line:
