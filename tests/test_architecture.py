@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "spec": BASE | {"files"},
     "model": BASE | {"spec"},
     "axes": BASE | {"spec", "model"},
-    "network": BASE | {"spec", "axes"},
+    "network": BASE | {"files", "spec", "axes"},
     "timeline": BASE | {"plan"},
     "cost": BASE | {"spec", "model", "axes", "network", "plan", "timeline"},
     "memory": BASE | {"spec", "model", "axes", "plan", "timeline"},

@@ -110,7 +110,7 @@ class RunLinks:
         """The path at the rate that the fabric leaves; across domains the NICs, inside one nothing changes."""
         if path.domains > 1:
             across = self.links.nic_bytes_per_s * groups.in_domain * groups.fabric_share
-            path = path._replace(bytes_per_s=min(path.bytes_per_s, across))
+            path = path._replace(bytes_per_s=min(path.bytes_per_s, across), crossing_s=groups.crossing_s)
         if self.correction is None:
             return path
         reach = groups.reach

@@ -47,7 +47,7 @@ class AxisGroups:
     fabric_share: float
     """What the fabric leaves of the rate of their NICs then."""
     crossing_s: float
-    """Seconds of switches beyond the leaf that the farthest step passes."""
+    """Seconds of switches beyond the leaf that a step across domains passes, in the mean."""
     reach: Reach
 
     def document(self) -> dict[str, object]:
@@ -119,7 +119,7 @@ def groups_at_once(
         rails=len(np.unique(ranks[group] % node.gpus)),
         blocking_tier=found.tier if found else None,
         fabric_share=found.share if found else 1.0,
-        crossing_s=found.latency_s if found else 0.0,
+        crossing_s=found.mean_latency_s if found else 0.0,
         reach=reach,
     )
 

@@ -48,7 +48,8 @@ class Latency(NamedTuple):
 
 
 class Path(NamedTuple):
-    """What a group talks over: `ranks` on `domains`, and the rate at which each rank of a ring sends.
+    """What a group talks over: `ranks` on `domains`, the rate at which each rank of a ring sends, and the seconds that
+    the fabric's switches add to a step across domains.
 
     With `reach` and `correction`, what was measured on such links goes before the formula.
     """
@@ -56,6 +57,7 @@ class Path(NamedTuple):
     ranks: int
     domains: int
     bytes_per_s: float
+    crossing_s: float = 0.0
     reach: Reach | None = None
     correction: Correction | None = None
 
@@ -109,5 +111,5 @@ def collective_seconds(kind: CollectiveKind, size_bytes: float, path: Path, late
         if measured.evidence == "calibrated":
             return measured.seconds
     across = path.domains - 1
-    hops = latency.call_s + across * latency.across_s + (path.ranks - 1 - across) * latency.inside_s
+    hops = latency.call_s + across * (latency.across_s + path.crossing_s) + (path.ranks - 1 - across) * latency.inside_s
     return hops + ring_bytes(kind, size_bytes, path.ranks) / path.bytes_per_s

@@ -20,12 +20,12 @@ from operator import mul
 import numpy as np
 import numpy.typing as npt
 
+from parsim.network.levels import levels_of
 from parsim.spec import ClusterSpec
 
 __all__ = ["Crossing", "Flows", "crossing"]
 
 Integers = npt.NDArray[np.intp]
-_PORTS_DOWN = 32  # of a leaf, where a cluster does not state its tiers
 _SWITCH_S = 0.3e-6  # passing a switch, where a cluster does not say
 
 
@@ -41,12 +41,13 @@ class Flows:
 @dataclass(frozen=True)
 class Crossing:
     """What the fabric makes of flows: the share of their rate that is left, the tier that blocks, and the seconds of
-    switches that the farthest flow passes beyond its leaf.
+    switches beyond its leaf that the farthest flow passes, and the mean flow.
     """
 
     share: float
     tier: str | None
     latency_s: float
+    mean_latency_s: float
 
 
 @dataclass(frozen=True)
@@ -61,22 +62,22 @@ def crossing(cluster: ClusterSpec, flows: Flows) -> Crossing:
     outside = flows.source != flows.target
     source, target = flows.source[outside], flows.target[outside]
     if not len(source) or flows.bytes_per_s <= 0:
-        return Crossing(1.0, None, 0.0)
+        return Crossing(1.0, None, 0.0, 0.0)
     switch_s = cluster.fabric.switch_latency_s if cluster.fabric.switch_latency_s is not None else _SWITCH_S
     if cluster.fabric.torus is not None:
         return _torus(cluster, source, target, flows.bytes_per_s, switch_s)
-    share, blocking, levels = 1.0, None, 0
+    share, blocking, levels, passed = 1.0, None, 0, 0
     for level, tier in enumerate(_tiers(cluster), 1):
         here, there = source // tier.nodes, target // tier.nodes
         leaving = here[here != there]
         if not len(leaving):
             break
-        levels = level
+        levels, passed = level, passed + len(leaving)
         up = tier.up_bytes_per_s_per_node * tier.nodes
         worst = int(np.bincount(leaving).max()) * flows.bytes_per_s
         if worst > 0 and up / worst < share:
             share, blocking = up / worst, tier.name
-    return Crossing(share, blocking, 2 * levels * switch_s)
+    return Crossing(share, blocking, 2 * levels * switch_s, 2 * passed / len(source) * switch_s)
 
 
 def _tiers(cluster: ClusterSpec) -> list[_Tier]:
@@ -93,11 +94,9 @@ def _tiers(cluster: ClusterSpec) -> list[_Tier]:
         ]
     if fabric.topology == "single":
         return []
-    if not fabric.tiers:
-        rails = 1 if fabric.topology == "fat_tree" else min(fabric.rails, node.nics)
-        return [_Tier("leaf", max(_PORTS_DOWN * rails // node.nics, 1), rate)]
-    blocking = accumulate((tier.oversubscription for tier in fabric.tiers), mul)
-    return [_Tier(tier.name, tier.nodes, rate / by) for tier, by in zip(fabric.tiers, blocking, strict=True)]
+    levels = levels_of(fabric, node.nics)
+    blocking = accumulate((level.oversubscription for level in levels), mul)
+    return [_Tier(level.name, level.nodes, rate / by) for level, by in zip(levels, blocking, strict=True)]
 
 
 def _torus(cluster: ClusterSpec, source: Integers, target: Integers, bytes_per_s: float, switch_s: float) -> Crossing:
@@ -113,4 +112,4 @@ def _torus(cluster: ClusterSpec, source: Integers, target: Integers, bytes_per_s
         stride *= size
     links = 2 * sum(size > 1 for size in sizes) * math.prod(sizes)
     share = min(1.0, links * torus.link_bytes_per_s / (float(hops.sum()) * bytes_per_s))
-    return Crossing(share, "torus" if share < 1 else None, float(hops.max()) * switch_s)
+    return Crossing(share, "torus" if share < 1 else None, float(hops.max()) * switch_s, float(hops.mean()) * switch_s)

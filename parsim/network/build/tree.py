@@ -2,7 +2,7 @@
 
 Switches of tier 0 are leaves, of tier 1 spines, above that cores. A group of tier i holds `nodes` nodes:
 
-    fat_tree        a leaf for each group of tier 0 takes all of its NICs
+    fat_tree        a leaf for each group of tier 0 takes all of its NICs; no more than it has ports (levels)
     rail_optimised  a leaf for each rail of a group; spines join all rails
     multi_plane     the same leaves, but each rail has switches of its own all the way up: planes are not joined
     single          one switch
@@ -14,8 +14,7 @@ of the next tier (a folded Clos), by as many links as its way up holds NICs, at 
 
 of the NICs that are there, for a group that is not full too. Where a group's way up holds fewer NICs than the group has
 switches, only so many of its switches have one, so that no link is slower than a NIC as long as the whole is not.
-A tier that spans all nodes is the last; one is added where the last does not. Without tiers nothing blocks and leaves
-have 32 ports down (half a switch of 64).
+A tier that spans all nodes is the last; one is added where the last does not. Without tiers nothing blocks.
 """
 
 from collections import defaultdict
@@ -23,11 +22,11 @@ from typing import NamedTuple
 
 from parsim.network.build.node import Nodes
 from parsim.network.build.parts import Parts, switch_latency_s
+from parsim.network.levels import levels_of
 from parsim.spec.cluster import FabricSpec
 
 __all__ = ["tree"]
 
-_PORTS_DOWN = 32
 _MOST_LINKS_UP = 32
 
 
@@ -56,11 +55,10 @@ def _tiers(fabric: FabricSpec, inside: Nodes, rails: int) -> list[_Tier]:
     """The tiers that are built, the last of which spans all nodes and, but for planes, all rails."""
     if fabric.topology == "single":
         return [_Tier(inside.count, 1.0)]
-    said = [_Tier(tier.nodes, tier.oversubscription) for tier in fabric.tiers]
     tiers: list[_Tier] = []
-    for tier in said or [_Tier(max(_PORTS_DOWN * rails // inside.nics, 1), 1.0)]:
-        tiers.append(tier)
-        if tier.nodes >= inside.count:
+    for level in levels_of(fabric, inside.nics):
+        tiers.append(_Tier(level.nodes, level.oversubscription))
+        if level.nodes >= inside.count:
             break
     joined = rails == 1 or fabric.topology == "multi_plane"
     if tiers[-1].nodes < inside.count or (len(tiers) == 1 and not joined):
