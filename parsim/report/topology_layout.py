@@ -6,7 +6,7 @@ say how many more there are. A dragonfly's groups are circles on a circle, a tor
 inside of one server. Coordinates are in units of one GPU's width. Works on `Network.document()`.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, cos, isqrt, pi, sin
@@ -19,7 +19,7 @@ _FABRIC_ROWS = {"leaf": 5.2, "router": 5.2, "spine": 6.8, "core": 8.4}
 _PLURAL = {"leaf": "leaves", "router": "routers", "spine": "spines", "core": "cores"}
 _FABRIC_STEP = 1.6
 _MOST_SERVERS, _MOST_GPUS, _ROOM_GPUS = 16, 128, 64
-_MOST_IN_LAYER = 20
+_MOST_IN_LAYER, _MOST_IN_SERVER, _MOST_ON_RING = 20, 96, 256
 _MOST_GROUPS, _MOST_ROUTERS = 24, 1024
 
 
@@ -76,11 +76,12 @@ def arrange(document: Mapping[str, Any]) -> Picture:
     devices = _Devices(document)
     picture = Picture(servers=len(devices.servers))
     routers = devices.of_kind(devices.by_name, "router")
+    alone = len(devices.servers) <= 1
     if any("at" in devices.by_name[name] for name in routers):
         _beside(picture, devices, _grid(picture, devices, routers))
     elif any("group" in devices.by_name[name] for name in routers):
         _beside(picture, devices, _circles(picture, devices, routers))
-    elif len(devices.by_name) == len(devices.of_kind(devices.by_name, "gpu")) > 2 and len(devices.servers) <= 1:
+    elif 2 < len(devices.by_name) == len(devices.of_kind(devices.by_name, "gpu")) <= _MOST_ON_RING and alone:
         _ring(picture, list(devices.by_name))
     else:
         _layers(picture, devices)
@@ -93,8 +94,7 @@ def _layers(picture: Picture, devices: _Devices) -> None:
     left, gap = 0.0, 1.0
     for place, server in enumerate(shown):
         if place and server != shown[place - 1] + 1 and len(shown) < picture.servers:
-            hidden = picture.servers - len(shown)
-            picture.captions.append((left + 1.0, _INSIDE_ROWS["pcie"], f"…<br>and {hidden}<br>more<br>alike"))
+            picture.captions.append((left + 1.0, _INSIDE_ROWS["pcie"], _rest(devices, shown)))
             left += 3.0
         left = _server(picture, devices, devices.servers[server], left, f"node {server}") + gap
     if not shown:
@@ -104,6 +104,13 @@ def _layers(picture: Picture, devices: _Devices) -> None:
     _fabric(picture, devices, max(left - gap, 1.0))
 
 
+def _rest(devices: _Devices, shown: Sequence[int]) -> str:
+    """What stands where servers are left out; "alike" where they hold as many of every kind."""
+    held = {frozenset(Counter(map(devices.kind, names)).items()) for names in devices.servers.values()}
+    words = ["…", f"and {len(devices.servers) - len(shown)}", "more", *(["alike"] if len(held) == 1 else [])]
+    return "<br>".join(words)
+
+
 def _chosen(devices: _Devices) -> list[int]:
     """The servers that are drawn: all, or the first few and the last."""
     numbers = list(devices.servers)
@@ -111,12 +118,13 @@ def _chosen(devices: _Devices) -> list[int]:
     if len(numbers) <= _MOST_SERVERS and len(numbers) * largest <= _MOST_GPUS:
         return numbers
     room = min(max(_ROOM_GPUS // max(largest, 1), 2), 8)
-    return [*numbers[: room - 1], numbers[-1]]
+    return numbers if len(numbers) <= room else [*numbers[: room - 1], numbers[-1]]
 
 
 def _server(picture: Picture, devices: _Devices, names: Sequence[str], left: float, label: str) -> float:
     """Places one server from `left` on; its right edge."""
-    rows = {kind: devices.of_kind(names, kind) for kind in _INSIDE_ROWS}
+    whole = {kind: devices.of_kind(names, kind) for kind in _INSIDE_ROWS}
+    rows = {kind: row[:_MOST_IN_SERVER] for kind, row in whole.items()}
     width = float(max([2, *(len(row) for kind, row in rows.items() if kind != "nvswitch")]))
     _spread(picture, rows["gpu"], left, width, _INSIDE_ROWS["gpu"])
     depth = _depths(devices, rows["pcie"])
@@ -126,6 +134,11 @@ def _server(picture: Picture, devices: _Devices, names: Sequence[str], left: flo
         _spread(picture, _by_neighbours(picture, devices, row), left, width, height)
     for kind in ("host", "nic"):
         _spread(picture, _by_neighbours(picture, devices, rows[kind]), left, width, _INSIDE_ROWS[kind])
+    for kind, row in rows.items():
+        if more := len(whole[kind]) - len(row):
+            picture.captions.append(
+                (left + width / 2, _INSIDE_ROWS[kind] + 0.5, f"… {more} more of {len(whole[kind])}")
+            )
     _nvswitches(picture, devices, names)
     heights = [picture.places[name][1] for name in names if name in picture.places]
     if heights and label:
