@@ -20,7 +20,7 @@ from parsim.units import format_bytes, format_seconds, parse_quantity
 __all__ = ["Asked", "collective_command", "parse_sizes"]
 
 _ALGORITHMS = ("ring", "tree", "nvls", "nvls_tree", "collnet")
-_MOST_SIZES, _MOST_ROWS = 10_000, 64
+_MOST_SIZES, _MOST_ROWS, _MOST_NODES = 10_000, 64, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,8 @@ def _asked(
     protocol = _one_of("--protocol", protocol, PROTOCOLS)
     if found not in get_args(Kind) and (algorithm or protocol):
         raise LayoutError(f"--{'algorithm' if algorithm else 'protocol'}: {found} is sends and receives, it has none")
+    if not 1 <= nodes <= _MOST_NODES:
+        raise LayoutError(f"--nodes {nodes}: 1 to {_MOST_NODES:,}")
     place = place_of(cluster, like)
     reach = reach_of_size(place.cluster, nodes, ranks_per_node)
     log = None
@@ -138,7 +140,10 @@ def parse_sizes(text: str) -> list[int]:
 
 
 def _size(text: str) -> int:
-    value = parse_quantity(text, "bytes")
+    try:
+        value = parse_quantity(text, "bytes")
+    except SpecError as error:
+        raise SpecError(f"--bytes {error}") from None
     if value < 1 or value != int(value):
         raise SpecError(f"--bytes {text.strip()}: a whole number of bytes, at least 1")
     return int(value)

@@ -229,6 +229,35 @@ def collective(
 
 
 @app.command()
+def topology(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE",
+            help="A cluster of `parsim list clusters`, a cluster file, or a file of NCCL (XML), nvidia-smi topo -m, "
+            "ASTRA-sim or htsim.",
+        ),
+    ],
+    nodes: Annotated[int | None, typer.Option(help="How many nodes of an elastic cluster or of one node.")] = None,
+    sm: Annotated[int | None, typer.Option(help="Compute capability times ten of GPUs whose file is silent.")] = None,
+    nvlinks: Annotated[int | None, typer.Option(help="NVLinks of a GPU whose file is silent.")] = None,
+    nic: Annotated[
+        str | None, typer.Option(metavar="RATE", help="Speed of NICs whose file is silent, as 400Gb/s.")
+    ] = None,
+    html: Html = None,
+    png: Png = None,
+    json: Json = None,
+) -> None:
+    """Show what a cluster or an imported topology consists of.
+
+    Prints devices and links by kind; draws GPUs, NVSwitches, NICs and the tiers of the fabric.
+    """
+    from parsim.cli.topology import topology_command
+
+    topology_command(source, nodes, sm=sm, nvlinks=nvlinks, nic=nic, html=html, png=png, json=json)
+
+
+@app.command()
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A.json", help="A timeline or a result of `parsim simulate`.")],
     b: Annotated[Path, typer.Argument(metavar="B.json", help="Another of the same kind.")],

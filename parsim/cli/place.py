@@ -13,11 +13,11 @@ from pathlib import Path
 
 from parsim.errors import SpecError
 from parsim.files import read_text
-from parsim.network.importers.astra import AstraDimension, is_astra, read_astra
+from parsim.network.importers.astra import AstraDimension, read_astra
 from parsim.network.importers.imported import ImportedNode, node_values
-from parsim.network.importers.nccl_graph import is_nccl_graph
-from parsim.network.importers.nccl_xml import is_nccl_xml, read_nccl_xml
-from parsim.network.importers.smi_topology import is_smi_topology, read_smi_topology
+from parsim.network.importers.nccl_xml import read_nccl_xml
+from parsim.network.importers.recognise import FORMATS, format_of
+from parsim.network.importers.smi_topology import read_smi_topology
 from parsim.spec import ClusterSpec, NodeSpec, catalogue, evidence_of, load_cluster, load_gpu
 from parsim.spec.cluster import FabricKind, FabricSpec
 from parsim.spec.evidence import Evidence
@@ -35,6 +35,7 @@ _FABRIC_OF: tuple[tuple[str, FabricKind], ...] = (
     ("eth", "tcp"),
     ("en", "tcp"),
 )
+_SUFFIXES = (".yaml", ".yml", ".json", ".xml", ".txt", ".log")
 _COUNTED_PCIE = 0.76  # NCCL counts on 12 of the 15.75 GB/s of generation 3 x16, as Reach does
 _USUAL_SM = 80  # as NCCL takes a GPU that it does not know
 _GUESSED = Evidence(grade="assumed", source="a topology file does not say")
@@ -50,30 +51,39 @@ class Place:
 
 def place_of(name: str, like: str | None = None) -> Place:
     """What the user named. SpecError: no such cluster or file, a file that is neither a cluster nor a topology."""
-    if os.path.isfile(name) and name not in catalogue.names("clusters"):
+    is_file = name not in catalogue.names("clusters") and os.path.isfile(name)
+    if is_file:
         text = read_text(Path(name), "cluster")
         try:
             if (found := _imported(text, Path(name).stem, like)) is not None:
                 return found
         except SpecError as error:
             raise type(error)(f"{name}: {error}") from None
+    elif "/" in name or name.endswith(_SUFFIXES):
+        raise SpecError(f"{name}: no such cluster or topology file")
     if like is not None:
         raise SpecError(f"--like {like}: {name} is no topology file, it says everything itself")
-    cluster = load_cluster(Path(name) if os.path.isfile(name) and name not in catalogue.names("clusters") else name)
+    cluster = load_cluster(Path(name) if is_file else name)
     return Place(cluster, tuple(_assumed(cluster)))
 
 
 def _imported(text: str, name: str, like: str | None) -> Place | None:
+    """None for what may be a cluster file."""
     base = None if like is None else load_cluster(like)
-    if is_nccl_xml(text):
+    found = format_of(text)
+    if found == "nccl-xml":
         return _of_node(read_nccl_xml(text), name, base)
-    if is_nccl_graph(text):
-        raise SpecError("holds the graphs that NCCL found, not the topology: give a file of NCCL_TOPO_DUMP_FILE")
-    if is_smi_topology(text):
+    if found == "smi":
         sm = None if base is None else base.node.gpu.compute_capability
         rate = None if base is None else base.node.nic_bytes_per_s
         return _of_node(read_smi_topology(text, sm=sm, nic_bytes_per_s=rate), name, base)
-    return _of_dimensions(read_astra(text), name, base) if is_astra(text) else None
+    if found == "astra":
+        return _of_dimensions(read_astra(text), name, base)
+    if found is not None:
+        raise SpecError(
+            f"{FORMATS[found][0]} is no topology of a node; NCCL's XML, nvidia-smi topo -m, ASTRA-sim's are"
+        )
+    return None
 
 
 def _of_node(imported: ImportedNode, name: str, base: ClusterSpec | None) -> Place:
