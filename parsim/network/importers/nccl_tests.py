@@ -9,8 +9,8 @@ All end as `MeasuredTable`: sizes in bytes, times in seconds. Errors are SpecErr
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from parsim.errors import SpecError
 from parsim.files import parse_json_text
@@ -29,6 +29,7 @@ from parsim.spec.yaml_reader import parse_yaml
 __all__ = ["MeasuredRow", "MeasuredTable", "is_log", "read_log"]
 
 _JSON = re.compile(r"\s*(?:\{|\[\s*[{\]])")  # "[1,0]<stdout>:" begins a line of mpirun's
+_Source = TypeVar("_Source")
 _LARGEST_TEXT = 64 * 2**20
 
 
@@ -40,10 +41,11 @@ def is_log(text: str) -> bool:
 
 
 def read_log(text: str, *, kind: str | None = None, ranks: int | None = None) -> tuple[MeasuredTable, ...]:
-    """Every table of a log or table file, in order. `kind` and `ranks` say what a source is silent about.
+    """Every table of a log or table file, in order. `kind` and `ranks` say what a source is silent about, and choose
+    among tables that say it themselves.
 
     Raises SpecError: nothing that is a table, a collective or a rank count that neither the source nor the caller says,
-    a source that contradicts the caller, a table file that misses a field.
+    no table of what the caller asks for, a table file that misses a field.
     """
     if kind is not None and kind_of(kind) is None:
         raise SpecError(f"collective {kind[:40]!r} is not one of {', '.join(COLLECTIVES)}")
@@ -55,7 +57,7 @@ def read_log(text: str, *, kind: str | None = None, ranks: int | None = None) ->
     elif any(line.startswith("tables:") for line in text.splitlines()):
         tables = _from_document(parse_yaml(text, "table file"), said)
     else:
-        tables = [_from_text(table, said) for table in printed_tables(text)]
+        tables = _kept(_from_text, printed_tables(text), said)
     if not any(table.rows for table in tables):
         notes = "; ".join(note for table in tables for note in table.notes)
         raise SpecError(
@@ -66,8 +68,27 @@ def read_log(text: str, *, kind: str | None = None, ranks: int | None = None) ->
     return tuple(table for table in tables if table.rows)
 
 
+class _Contradiction(SpecError):
+    """A table that is not what the caller asks for."""
+
+
+def _kept(
+    read: Callable[[_Source, "_Said"], MeasuredTable], sources: Iterable[_Source], said: "_Said"
+) -> list[MeasuredTable]:
+    """The tables that are what the caller asks for; where there is none, why the first is not."""
+    tables, others = list[MeasuredTable](), list[_Contradiction]()
+    for source in sources:
+        try:
+            tables.append(read(source, said))
+        except _Contradiction as other:
+            others.append(other)
+    if others and not tables:
+        raise SpecError(str(others[0]))
+    return tables
+
+
 class _Said:
-    """What the caller knows: fills silence, and must not contradict a source."""
+    """What the caller knows: fills silence, and chooses among what is said."""
 
     def __init__(self, kind: str | None, ranks: int | None) -> None:
         self.kind, self.ranks = kind, ranks
@@ -76,12 +97,12 @@ class _Said:
         if found is None and self.kind is None:
             raise SpecError(f"{where}: says of no collective which it is; give one of {', '.join(COLLECTIVES)}")
         if found is not None and self.kind not in (None, found):
-            raise SpecError(f"{where}: measures {found}, not {self.kind}")
+            raise _Contradiction(f"{where}: measures {found}, not {self.kind}")
         return found or self.kind or ""
 
     def ranks_of(self, found: int | None, printed: Sequence[PrintedRow], kind: str, where: str) -> int:
         if found is not None and self.ranks not in (None, found):
-            raise SpecError(f"{where}: lists {found} ranks, not {self.ranks}")
+            raise _Contradiction(f"{where}: lists {found} ranks, not {self.ranks}")
         if (ranks := self.ranks if found is None else found) is not None:
             return ranks
         allowed = ranks_from_rates(printed, kind)
@@ -97,6 +118,8 @@ class _Said:
 def _from_text(table: PrintedTable, said: _Said) -> MeasuredTable:
     where = f"table at line {table.line}"
     setting, kind = table.setting, table.setting.kind
+    if kind is None and setting.program is not None:
+        raise _Contradiction(f"{where}: {setting.program} measures none of {', '.join(COLLECTIVES)}")
     if kind is None and said.kind is None and _twice(table.rows):
         kind = "all_reduce"  # the only one whose busbw exceeds its algbw
     kind = said.kind_of(kind, where)
@@ -135,7 +158,7 @@ def _from_document(document: object, said: _Said) -> list[MeasuredTable]:
         document = {"tables": [document]}
     if not isinstance(tables := document.get("tables"), list):
         raise SpecError("not a table file: it has none of `tables`, `results` (nccl-tests -J), `collectives`")
-    return [_from_table(table, f"table {_label(table, index)}", said) for index, table in enumerate(tables, 1)]
+    return _kept(_from_table, [(table, f"table {_label(table, index)}") for index, table in enumerate(tables, 1)], said)
 
 
 def _label(table: object, index: int) -> str:
@@ -226,7 +249,8 @@ def _from_calibration(rows: Sequence[Any], said: _Said) -> list[MeasuredTable]:
     ]
 
 
-def _from_table(table: object, where: str, said: _Said) -> MeasuredTable:
+def _from_table(labelled: tuple[object, str], said: _Said) -> MeasuredTable:
+    table, where = labelled
     if not isinstance(table, dict) or not isinstance(listed := table.get("rows"), list):
         raise SpecError(f"{where}: needs `collective`, `n_gpus` and a list of `rows`")
     printed = []

@@ -34,7 +34,7 @@ _TIMES = {"time", "cputime"}
 _SECONDS_OF = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _BYTES = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30}
 _RATES = {"B/s": 1.0, "KB/s": 1e3, "MB/s": 1e6, "GB/s": 1e9, "TB/s": 1e12}
-_LONGEST_PREFIX = 6
+_LONGEST_PREFIX, _LONGEST_LINE = 6, 16_384
 _INTEGER = re.compile(r"[-+]?\d{1,30}\Z")
 _NUMBER = re.compile(r"[-+]?(?:\d{1,30}\.?\d{0,30}(?:[eE][-+]?\d{1,4})?|inf|nan)\Z", re.IGNORECASE)
 
@@ -56,6 +56,8 @@ class Setting:
     """What the lines above a table say: the collective, the devices, the algorithm that was asked for."""
 
     kind: str | None = None
+    program: str | None = None
+    """The program that was named, also where it is of no known kind."""
     algorithm: str | None = None
     per_process: int | None = None
     """GPUs of one process: nThread * nGpus."""
@@ -91,7 +93,7 @@ def printed_tables(text: str) -> list[PrintedTable]:
     tables: list[PrintedTable] = []
     setting, units = Setting(), list[str]()
     for number, raw in enumerate(text.splitlines(), 1):
-        line = _TAG.sub(" ", raw)
+        line = _TAG.sub(" ", raw[:_LONGEST_LINE])
         filled = bool(tables) and tables[-1].setting is setting and bool(tables[-1].rows)
         if header := _HEADER.search(line):
             if not tables or tables[-1].setting is not setting or filled:
@@ -99,7 +101,12 @@ def printed_tables(text: str) -> list[PrintedTable]:
                 units = []
         elif tables and not units and _UNITS.search(line):
             units = re.findall(r"\(([^()\s]+)\)", line)
-        elif tables and tables[-1].setting is setting and (row := _row(line, tables[-1], units, number)) is not None:
+        elif (
+            tables
+            and tables[-1].setting is setting
+            and "NCCL INFO" not in line
+            and (row := _row(line, tables[-1], units, number)) is not None
+        ):
             tables[-1].rows.append(row)
         elif (change := _told(line)) is not None:
             if filled:
@@ -118,13 +125,14 @@ def _told(line: str) -> Callable[[Setting], None] | None:
         return lambda setting: setattr(setting, "per_process", per_process)
     if "Collective test concluded" in line:
         return None
-    kinds = [kind for name in _PROGRAM.findall(line) if (kind := kind_of(name))]
+    programs = _PROGRAM.findall(line)
     algorithm = _ALGORITHM.search(line)
-    if not kinds and algorithm is None:
+    if not programs and algorithm is None:
         return None
 
     def change(setting: Setting) -> None:
-        setting.kind = kinds[-1] if kinds else setting.kind
+        if programs:
+            setting.program, setting.kind = programs[-1], kind_of(programs[-1])
         setting.algorithm = algorithm[1] if algorithm else setting.algorithm
 
     return change

@@ -203,6 +203,7 @@ class _Tree:
     def _groups(self, level: int, numa: dict[str, int | None]) -> dict[str, str]:
         """The first device of each device's group at a level: what is so near, or near to what is so near."""
         leader = {name: name for name in self.names}
+        place = {name: index for index, name in enumerate(self.names)}
 
         def find(name: str) -> str:
             while leader[name] != name:
@@ -211,7 +212,7 @@ class _Tree:
             return name
 
         def merge(one: str, other: str) -> None:
-            first, second = sorted((find(one), find(other)), key=list(self.names).index)
+            first, second = sorted((find(one), find(other)), key=place.__getitem__)
             leader[second] = first
 
         for (one, other), found in self.levels.items():

@@ -185,6 +185,21 @@ def test_a_caller_must_not_contradict_the_log() -> None:
         read_log(log, kind="everything")
 
 
+def test_the_caller_chooses_among_tables() -> None:
+    text = printed("all_reduce", 8, sizes()) + printed("all_gather", 8, sizes()) + printed("all_gather", 16, sizes())
+    assert [table.ranks for table in read_log(text, kind="all_gather")] == [8, 16]
+    assert [table.kind for table in read_log(text, ranks=8)] == ["all_reduce", "all_gather"]
+    with pytest.raises(SpecError, match="measures all_reduce, not broadcast"):
+        read_log(text, kind="broadcast")
+
+
+def test_programs_of_no_known_collective_are_passed_over() -> None:
+    other = printed("all_to_all", 8, sizes()).replace("alltoall_perf", "alltoallv_perf")
+    assert [table.kind for table in read_log(other + printed("all_reduce", 8, sizes()))] == ["all_reduce"]
+    with pytest.raises(SpecError, match="alltoallv_perf measures none of all_reduce"):
+        read_log(other)
+
+
 def test_rates_that_contradict_the_ranks_are_told() -> None:
     log = printed("all_reduce", 16, sizes(), devices=False)
     (table,) = read_log(log, ranks=2)
