@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from parsim.errors import SpecError
 from parsim.network.importers.measured import PrintedRow, kind_of
 
-__all__ = ["PrintedTable", "printed_tables"]
+__all__ = ["PrintedTable", "Setting", "printed_tables"]
 
 _TAG = re.compile(r"\[\d+,\d+\]<\w+>:?|\x1b\[[0-9;]*m")
 _HEADER = re.compile(r"(?:^|[\s#])(size\s+count\s.*\b(?:cpu)?time\s+algbw\s+busbw)")
