@@ -3,6 +3,7 @@
 The rates are those that NCCL reckons with, which are what its collectives reach (GB/s, 1e9, one direction):
 
     NVLink per link      18 sm60, 20 sm70 and sm80, 12 sm86, 20.6 sm90, 40.1 sm100      (nominal 20, 25, 14, 25, 50)
+    xGMI per link        24 GB/s, MI200 36, from MI300 on 48 (RCCL)                     (nominal of MI300 64)
     PCIe                 GT/s * lanes * 0.75 / 8; generations 1 and 2: 0.6 / 8          (gen 3 x16: 12 GB/s)
     between CPUs         Intel 6, from Skylake 10, Sapphire Rapids 22, Emerald Rapids 40; AMD 16; Arm 6; POWER9 32
     NIC                  its speed, Mbit/s / 8000
@@ -28,6 +29,7 @@ __all__ = [
     "node_values",
     "nvlink_bytes_per_s",
     "pcie_bytes_per_s",
+    "xgmi_bytes_per_s",
 ]
 
 _DEFAULT_GIGATRANSFERS, _DEFAULT_LANES = 8.0, 16
@@ -60,6 +62,14 @@ class ImportedGpu:
     sm: int | None = None
     numa: int | None = None
     nvlinks: tuple[NvLink, ...] | None = None
+    xgmi: str | None = None
+    """The AMD architecture (gfx942) of a GPU whose links are xGMI instead of NVLink."""
+
+    def link_bytes_per_s(self, *, nominal: bool = False) -> float:
+        """Bytes/s of one of its NVLinks (xGMI links) in one direction, effective or of the datasheet."""
+        if self.xgmi is not None:
+            return xgmi_bytes_per_s(self.xgmi, nominal=nominal)
+        return nvlink_bytes_per_s(self.sm, nominal=nominal)
 
 
 @dataclass(frozen=True)
@@ -164,9 +174,9 @@ def node_values(imported: ImportedNode) -> NodeValues:
     capabilities = [gpu.sm for gpu in imported.gpus if gpu.sm is not None]
     rates = nominal = domain = None
     if told and len(told) == len(imported.gpus):
-        counts = [(sum(link.count for link in gpu.nvlinks or ()), gpu.sm) for gpu in told]
-        rates = min(count * nvlink_bytes_per_s(sm) for count, sm in counts)
-        nominal = min(count * nvlink_bytes_per_s(sm, nominal=True) for count, sm in counts)
+        counts = [(sum(link.count for link in gpu.nvlinks or ()), gpu) for gpu in told]
+        rates = min(count * gpu.link_bytes_per_s() for count, gpu in counts)
+        nominal = min(count * gpu.link_bytes_per_s(nominal=True) for count, gpu in counts)
         domain = min(_domains(imported).values(), default=1)
     return NodeValues(
         gpus=len(imported.gpus),
@@ -208,6 +218,16 @@ def nvlink_bytes_per_s(sm: int | None, *, nominal: bool = False) -> float:
 def _is(sm: int, least: int) -> bool:
     """sm86 is a generation of its own: sm87 to sm89 have no NVLink and count as sm80."""
     return least != 86 or sm == 86
+
+
+def xgmi_bytes_per_s(architecture: str, *, nominal: bool = False) -> float:
+    """Bytes/s of one xGMI link in one direction, by the AMD architecture (gfx942; older files 942 or 910)."""
+    name = architecture.strip().lower().removeprefix("gfx")
+    if name.startswith("94") and nominal:
+        return 64e9
+    if name.startswith(("94", "95")):
+        return 48e9
+    return 36e9 if name.startswith(("90a", "910")) else 24e9
 
 
 def pcie_bytes_per_s(gigatransfers: float | None, lanes: int | None) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 
 from parsim.errors import LayoutError
 from parsim.network.graph import Link, Network, both_ways
-from parsim.network.importers.imported import NVSWITCH, ImportedNode, NvLink, nvlink_bytes_per_s
+from parsim.network.importers.imported import NVSWITCH, ImportedNode, NvLink
 
 __all__ = ["network", "supplied"]
 
@@ -134,7 +134,7 @@ class _Building:
         direct: dict[tuple[str, str], int] = {}
         for gpu in self.imported.gpus:
             for link in gpu.nvlinks or ():
-                rate = link.count * nvlink_bytes_per_s(gpu.sm)
+                rate = link.count * gpu.link_bytes_per_s()
                 if link.target == NVSWITCH:
                     self.devices.setdefault(switch, {"kind": "nvswitch", "label": "NVSwitches", "domain": node})
                     self.links += both_ways(names[gpu.name], switch, rate, self.half, "nvlink")

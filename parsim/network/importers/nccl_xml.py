@@ -139,9 +139,11 @@ class _Reader:
             self.targets.append((len(self.gpus), [child for child in gpu.children if child.tag in _LINK_TAGS]))
             self.unknown.update(child.tag for child in gpu.children if child.tag not in _LINK_TAGS)
         rank = None if gpu is None else gpu.integer("rank", -1)
-        sm = None if gpu is None else gpu.integer("sm", 0, least=0)
+        known = rank if rank is not None and rank >= 0 else None
+        sm = None if gpu is None else gpu.integer("sm", 0, least=0) or None
+        amd = None if gpu is None else gpu.attributes.get("gcn")
         self.gpus.append(
-            ImportedGpu(name, parent, rate, rank if rank is not None and rank >= 0 else None, sm or None, self._numa())
+            ImportedGpu(name, parent, rate, known, None if amd is not None else sm, self._numa(), xgmi=amd)
         )
 
     def nic(self, nic: Element, parent: str, machine: int, card: tuple[str, float] | None) -> None:

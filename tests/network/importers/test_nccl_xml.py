@@ -167,6 +167,27 @@ def test_direct_links_between_gpus_and_to_itself() -> None:
     assert built.domains == (0, 0, 2, 2)
 
 
+@pytest.mark.parametrize(
+    ("gcn", "rate", "face"), [("gfx942", 48, 64), ("942", 48, 64), ("gfx90a", 36, 36), ("906", 24, 24)]
+)
+def test_xgmi_is_what_amd_gpus_have(gcn: str, rate: float, face: float) -> None:
+    text = dump(gpus=4, links=0, switches=1)
+    for one in range(4):
+        links = "".join(
+            f'<xgmi target="0000:{0x40 + other:02x}:00.0" count="1" tclass="0x038000"/>'
+            for other in range(4)
+            if other != one
+        )
+        tag = f'<gpu dev="{one}" sm="90" rank="{one}" gdr="1">'
+        text = text.replace(tag, tag.replace('sm="90"', f'sm="90" gcn="{gcn}"') + links)
+    node = read_nccl_xml(text.replace("0x030200", "0x038000"))
+    values = node_values(node)
+    assert (values.nvlink_domain, values.sm) == (4, None)
+    assert values.nvlink_bytes_per_s == pytest.approx(3 * rate * 1e9)
+    assert values.nvlink_nominal_bytes_per_s == pytest.approx(3 * face * 1e9)
+    assert network(node).graph.edges["n0.gpu0", "n0.gpu3"]["bytes_per_s"] == pytest.approx(rate * 1e9)
+
+
 def test_gpus_are_in_the_order_of_ranks() -> None:
     text = dump(gpus=2).replace('rank="0"', 'rank="7"').replace('rank="1"', 'rank="3"')
     assert [gpu.rank for gpu in read_nccl_xml(text).gpus] == [3, 7]
