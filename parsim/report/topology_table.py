@@ -113,14 +113,13 @@ def topology_page(document: Mapping[str, Any], *, facts: Sequence[tuple[str, str
         config={
             "responsive": True,
             "displaylogo": False,
-            "scrollZoom": True,
             "modeBarButtons": [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]],
             "toImageButtonOptions": {"filename": "parsim", "scale": 2},
         },
     )
     caption = (
-        "Hover over a device or the middle of a link for its bandwidth and latency; scroll to zoom, drag to move. "
-        "Lines are wider with more bandwidth (logarithmic)."
+        "Hover over a device or the middle of a link for its bandwidth and latency; drag to move, + and - zoom. "
+        "Lines are wider with more bandwidth (logarithmic); a click on the legend hides a kind."
     )
     tables = [
         Section("Devices", ("device", "number"), [[name, int(number)] for name, number in device_rows(document)]),

@@ -210,3 +210,26 @@ def test_a_link_of_one_direction_and_of_two_rates_is_told() -> None:
     texts = [text for trace in traces(figure, "points") for text in trace.text]
     assert sum("this way only" in text for text in texts) == 1
     assert sum("back: 1 GB/s" in text for text in texts) == 1
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["two nodes", "dragonfly"])
+def test_a_browser_draws_every_device(browser: Any, name: str) -> None:
+    document = NETWORKS[name]().document()
+    figure = topology_figure(document)
+    dom = browser.dom(topology_page(document))
+    marks = sum(len(trace.x) for trace in figure.data if "markers" in trace.mode)
+    assert len(re.findall(r'<path class="point', dom)) == marks
+    assert dom.count('class="scatterlayer') == 1
+
+
+@pytest.mark.browser
+def test_names_from_outside_never_run(browser: Any) -> None:
+    document = build(load_cluster("dgx-h100"), 1).document()
+    document |= {"name": EVIL, "source": EVIL, "notes": [EVIL]}
+    document["devices"][0] |= {"label": EVIL}
+    for link in document["links"]:
+        link["kind"] = EVIL
+    dom = browser.dom(topology_page(document, facts=[(EVIL, EVIL, EVIL)]))
+    assert "<title>owned</title>" not in dom
+    assert "<title>&lt;/script&gt;" in dom
