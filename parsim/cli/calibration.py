@@ -27,17 +27,23 @@ _MODEL = re.compile(r"(?<![A-Z0-9])(?:G?[ABHVP]\d{2,3}|L\d{1,2}S?|MI\d{3}[A-Z]?|
 
 @dataclass(frozen=True)
 class Log:
-    """What a log says of one cluster; `seconds` of each (kind, bytes, ranks, domains) it measured."""
+    """What a log says of one cluster."""
 
     correction: Calibrations
     measurements: tuple[Measurement, ...]
     notes: tuple[str, ...] = ()
 
+    def points(self, kind: str, reach: Reach) -> list[tuple[float, float]]:
+        """Bytes and seconds of this collective on this very group, by rising size: the geometric mean of its rows."""
+        found: dict[float, list[float]] = defaultdict(list)
+        for row in self.measurements:
+            if (row.kind, row.ranks, row.domains) == (kind, reach.ranks, reach.domains):
+                found[row.size_bytes].append(math.log(row.seconds))
+        return [(size, math.exp(sum(logs) / len(logs))) for size, logs in sorted(found.items())]
+
     def seconds(self, kind: str, size_bytes: float, reach: Reach) -> float | None:
-        """What this collective took on this group, where that was measured: the geometric mean of its rows."""
-        wanted = (kind, size_bytes, reach.ranks, reach.domains)
-        found = [math.log(m.seconds) for m in self.measurements if (m.kind, m.size_bytes, m.ranks, m.domains) == wanted]
-        return math.exp(sum(found) / len(found)) if found else None
+        """What one of these points took; None where it was not measured."""
+        return dict(self.points(kind, reach)).get(size_bytes)
 
 
 def read_calibration(
