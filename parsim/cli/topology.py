@@ -77,7 +77,7 @@ def _from_text(text: str, path: Path, nodes: int | None, given: dict[str, Any]) 
     if kind == "nccl-graph":
         graphs = [asdict(graph) | {"bus_bytes_per_s": graph.bus_bytes_per_s} for graph in read_nccl_graphs(text)]
         return {"schema_version": SCHEMA_VERSION, "name": path.stem, "source": title, "graphs": graphs}
-    node = imported_node(text)
+    node = imported_node(text, sm=given.get("sm"))
     if node is None:
         _refuse(given)
         return _document(network_of(text, name=path.stem, nodes=nodes), title)

@@ -85,6 +85,11 @@ def test_what_a_file_does_not_tell_can_be_given(files: Path) -> None:
     assert played("b.xml")["node"]["nvlink_bytes_per_s"] is None
 
 
+def test_the_generation_of_a_table_can_be_given(files: Path) -> None:
+    assert played("a.txt")["node"]["nvlink_bytes_per_s"] == pytest.approx(80e9)
+    assert played("a.txt", sm=90)["node"]["nvlink_bytes_per_s"] == pytest.approx(82.4e9)
+
+
 @pytest.mark.parametrize(
     ("source", "nodes", "options", "message"),
     [

@@ -31,11 +31,18 @@ def format_of(text: str) -> str | None:
     return next((name for name, (_, recognises) in FORMATS.items() if recognises(text)), None)
 
 
-def imported_node(text: str) -> ImportedNode | None:
-    """The node of a file that describes one (NCCL topology XML, nvidia-smi topo -m); None for other kinds."""
-    readers: dict[str, Callable[[str], ImportedNode]] = {"nccl-xml": read_nccl_xml, "smi": read_smi_topology}
-    reader = readers.get(format_of(text) or "")
-    return None if reader is None else reader(text)
+def imported_node(text: str, *, sm: int | None = None) -> ImportedNode | None:
+    """The node of a file that describes one (NCCL topology XML, nvidia-smi topo -m); None for other kinds.
+
+    `sm` is the compute capability, which a table of nvidia-smi would have guessed from the NVLinks.
+    """
+    match format_of(text):
+        case "nccl-xml":
+            return read_nccl_xml(text)
+        case "smi":
+            return read_smi_topology(text, sm=sm)
+        case _:
+            return None
 
 
 def network_of(text: str, *, name: str = "imported", nodes: int | None = None) -> Network:

@@ -32,7 +32,6 @@ __all__ = ["is_smi_topology", "read_smi_topology"]
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _GPU = re.compile(r"GPU\d{1,4}\Z")
-_DEVICE = re.compile(r"(?:GPU\d{1,4}|NIC\d{1,4}|mlx\d\w*|bnxt_re\w*|hfi\w*|irdma\w*|efa\w*|roce\w*|rdma\w*|ib\d\w*)\Z")
 _CELL = re.compile(r"(?:X|NV\d{1,4}|PIX|PXB|PHB|NODE|SOC|SYS|C2C|N/A|DIS)\Z")
 _LEGEND = re.compile(r"\s*(NIC\d{1,4})\s*:\s*(\S+)\s*\Z")
 _LEVELS = {"PIX": 1, "PXB": 2, "PHB": 3, "NODE": 3, "SOC": 4, "SYS": 4}
@@ -99,11 +98,8 @@ def _header(lines: Sequence[str]) -> tuple[int, list[str]] | None:
         words = line.split()
         if not words or not _GPU.match(words[0]) or (len(words) > 1 and _CELL.match(words[1])):
             continue
-        names = []
-        for word in words:
-            if not _DEVICE.match(word):
-                break
-            names.append(word)
+        ends = [place for place, word in enumerate(words) if word in ("CPU", "NUMA", "GPU")]  # "CPU Affinity" and on
+        names = words[: ends[0]] if ends else words
         follows = next((each.split() for each in lines[index + 1 :] if each.strip()), [])
         if len(follows) > 1 and follows[0] in names and _CELL.match(follows[1]):
             return index, names

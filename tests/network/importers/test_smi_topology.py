@@ -113,6 +113,12 @@ def test_no_nvlink_at_all() -> None:
     assert len(network(node).gpus) == 4
 
 
+@pytest.mark.parametrize("nic", ["mlx5_bond_0", "ibp12s0", "rocep17s0f0", "rdma3", "mlx4_0"])
+def test_cards_have_any_name(nic: str) -> None:
+    node = read_smi_topology(table(pairs(2, "NV4") | {("GPU1", nic): "PIX"}, 2, [nic], numa=[0, 0]))
+    assert node.nearest_nics("GPU1") == (nic,)
+
+
 def test_two_levels_of_switches() -> None:
     cells = pairs(4, "PXB") | {("GPU0", "GPU1"): "PIX", ("GPU2", "GPU3"): "PIX"}
     node = read_smi_topology(table(cells, 4, []))
