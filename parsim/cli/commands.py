@@ -118,6 +118,12 @@ def simulate(
             metavar="FILE", help="Measured times instead of predicted ones: of `executor calibrate` or `run`."
         ),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A log of nccl-tests of this cluster: it goes before the model's collectives."
+        ),
+    ] = None,
     every_rank: Annotated[
         bool, typer.Option("--every-rank", help="Play every data-parallel replica, not one for all that are alike.")
     ] = False,
@@ -150,6 +156,7 @@ def simulate(
         engine,
         plan,
         cost,
+        calibration,
         every_rank,
         steps,
         jitter,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from parsim.cli.calibration import read_calibration
 from parsim.cli.drawing import Drawing, bubble_facts, put_recording
 from parsim.cli.output import Outputs, json_text
 from parsim.cli.schedule import read_plan
@@ -28,6 +29,7 @@ def simulate_command(
     engine: str,
     plan_path: Path | None,
     cost_path: Path | None,
+    calibration_path: Path | None,
     every_rank: bool,
     steps: int,
     jitter: str | None,
@@ -50,6 +52,7 @@ def simulate_command(
         engine=engine,  # type: ignore[arg-type]
         plan=plan,
         cost=None if cost_path is None else read_cost(cost_path, run, plan),
+        correction=None if calibration_path is None else read_calibration(calibration_path, run.cluster).correction,
         every_rank=every_rank,
         steps=steps,
         jitter=0.0 if jitter is None else parse_jitter(jitter),

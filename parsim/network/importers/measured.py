@@ -181,7 +181,8 @@ def _contradictions(printed: Sequence[PrintedRow], kind: str, ranks: int) -> lis
         hint = "; perhaps the sizes are one rank's share" if abs(off / ranks - 1) < _TOLERANCE else ""
         notes.append(f"the printed algbw is {off:.3g} times size / time{hint}")
     factor = bus_factor(kind, ranks)
-    if bus and abs((measured := median(bus)) / factor - 1 if factor else 1.0) > _TOLERANCE:
+    measured = median(bus) if bus else factor
+    if abs(measured - factor) > _TOLERANCE * factor:
         notes.append(
             f"the printed busbw is {measured:.3g} times size / time, {kind} on {ranks} ranks has {factor:.3g};"
             " perhaps a wrong rank count or collective"

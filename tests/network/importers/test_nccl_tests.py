@@ -445,3 +445,19 @@ def test_print_and_read_are_inverse(kind: str, ranks: int, rows: list[tuple[int,
     assert [row.size_bytes for row in table.rows] == [size for size, _ in rows]
     for row, (_, time) in zip(table.rows, rows, strict=True):
         assert row.seconds == pytest.approx(time / 1e6, rel=0.06)
+
+
+def test_a_log_of_one_rank_whose_rates_say_more_is_told_so() -> None:
+    text = LOG_OF_ONE_RANK
+    (table,) = read_log(text, kind="all_reduce")
+    assert table.ranks == 1
+    assert any("perhaps a wrong rank count" in note for note in table.notes)
+
+
+LOG_OF_ONE_RANK = """\
+#  Rank  0 Group  0 Pid 1 on node1 device  0 [0x1b] NVIDIA H100 80GB HBM3
+#       size         count      type   redop    root     time   algbw   busbw #wrong     time   algbw   busbw #wrong
+#        (B)    (elements)                               (us)  (GB/s)  (GB/s)            (us)  (GB/s)  (GB/s)
+    16777216       4194304     float     sum      -1   251.80   66.63  116.60      0   251.80   66.63  116.60      0
+   268435456      67108864     float     sum      -1  2181.00  123.08  215.39      0  2181.00  123.08  215.39      0
+"""
