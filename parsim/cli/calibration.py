@@ -122,6 +122,8 @@ def _check_gpu(table: MeasuredTable, cluster: ClusterSpec) -> None:
 def _reach(table: MeasuredTable, cluster: ClusterSpec) -> Reach:
     """What the ranks of a table had. A log that takes a whole NVLink domain for a node is understood."""
     node, ranks = cluster.node, table.ranks
+    if cluster.fabric.kind == "loopback":  # every process is a node of its own
+        return reach_of_size(cluster, ranks)
     whole = -(-ranks // node.gpus)
     nodes = table.nodes or whole
     if node.gpus < ranks / nodes <= node.nvlink_domain:

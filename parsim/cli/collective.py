@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from parsim.cli.output import Outputs, json_text
-from parsim.cli.question import Question, parse_sizes, question_of
+from parsim.cli.question import Question, counted, parse_sizes, question_of
 from parsim.errors import LayoutError
 from parsim.units import format_bytes, format_seconds
 
@@ -76,7 +76,8 @@ def _facts(asked: Question, rows: Sequence[dict[str, Any]]) -> list[tuple[str, s
     ]
     bus = f"{last['busbw_gbps']:.4g} GB/s"
     facts.append((f"bus bandwidth at {format_bytes(last['bytes'])}", bus, f"algbw {last['algbw_gbps']:.4g} GB/s"))
-    facts.append(("ranks", f"{asked.reach.ranks:,}", f"{asked.nodes:,} nodes, {asked.reach.domains:,} NVLink domains"))
+    standing = f"{counted(asked.nodes, 'node')}, {counted(asked.reach.domains, 'NVLink domain')}"
+    facts.append(("ranks", f"{asked.reach.ranks:,}", standing))
     facts.append(("evidence", last["evidence"], f"links: {asked.reach.kind}"))
     return facts
 

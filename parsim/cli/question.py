@@ -20,7 +20,7 @@ from parsim.units import parse_quantity
 if TYPE_CHECKING:
     from parsim.report.bandwidth_plot import Bandwidths
 
-__all__ = ["Question", "parse_sizes", "question_of"]
+__all__ = ["Question", "counted", "parse_sizes", "question_of"]
 
 _ALGORITHMS = ("ring", "tree", "nvls", "nvls_tree", "collnet")
 _MOST_SIZES, _MOST_NODES = 10_000, 1_000_000
@@ -90,7 +90,8 @@ class Question:
     def title(self) -> str:
         """The collective and its group in words."""
         ranks, cluster = self.reach.ranks, self.place.cluster
-        each = f"{self.nodes:,} × {ranks // self.nodes} GPUs of {cluster.name} ({cluster.node.gpu.name})"
+        gpu = "" if cluster.node.gpu.name == cluster.name else f" ({cluster.node.gpu.name})"
+        each = f"{self.nodes:,} × {counted(ranks // self.nodes, 'GPU')} of {cluster.name}{gpu}"
         return f"{self.kind} on {ranks:,} ranks: {each}"
 
     @property
@@ -98,7 +99,8 @@ class Question:
         """What the ranks have between them."""
         reach = self.reach
         inside = f"{reach.inside_bytes_per_s / 1e9:.4g} GB/s a GPU inside"
-        across = f"{reach.nics} NICs of {reach.nic_bytes_per_s / 1e9:.4g} GB/s across {reach.domains:,} domains"
+        nics = f"{counted(reach.nics, 'NIC')} of {reach.nic_bytes_per_s / 1e9:.4g} GB/s"
+        across = f"{nics} across {reach.domains:,} domains"
         if reach.domains == 1:
             return f"links: {reach.kind}, {inside} " + ("one NVLink domain" if reach.nvlink_bytes_per_s else "a node")
         return f"links: {reach.kind}, {across}" + (f", {inside} each" if reach.ranks > reach.domains else "")
@@ -178,6 +180,11 @@ def parse_sizes(text: str) -> list[int]:
         if len(sizes) > _MOST_SIZES:
             raise SpecError(f"--bytes: at most {_MOST_SIZES:,} sizes")
     return sizes
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things in words."""
+    return f"{number:,} {thing}" + ("s" if number != 1 else "")
 
 
 def _size(text: str) -> int:

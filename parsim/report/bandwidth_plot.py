@@ -7,12 +7,12 @@ Plotly is imported when a figure is made.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, log2, log10
+from math import ceil, log10
 from typing import TYPE_CHECKING, Any
 
 from parsim.network.estimate import Estimate, bus_factor
-from parsim.report.labels import apart
-from parsim.report.page import Section, _document, _facts, _table
+from parsim.report.labels import apart, size_ticks
+from parsim.report.page import Section, _document, _facts, _Flush, _table
 from parsim.report.palette import GRID, INK, MUTED
 from parsim.units import format_bytes, format_seconds
 
@@ -34,7 +34,6 @@ _DASHES: Mapping[str, str] = {"LL": "dot", "LL128": "dash", "Simple": "solid"}
 _CHOSEN, _MEASURED, _CORRECTED = "rgba(102,113,126,0.30)", "#b42318", INK
 _HEIGHT, _TOP_PX, _BOTTOM_PX, _RIGHT_PX, _LABEL_PX = 820, 30, 56, 200, 17
 _UPPER, _LOWER = (0.39, 1.0), (0.0, 0.34)
-_MOST_TICKS = 14
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,12 @@ def bandwidth_page(
         },
     )
     tables = [
-        Section("Sizes asked for", columns, rows, "algbw = bytes / time, busbw = algbw × nccl-tests' factor"),
+        Section(
+            "Sizes asked for",
+            columns,
+            [[_flush(cell) for cell in row] for row in rows],
+            "algbw = bytes / time, busbw = algbw × nccl-tests' factor",
+        ),
         Section("Where the numbers come from", ("",), [[note] for note in notes]),
     ]
     caption = (
@@ -100,10 +104,15 @@ def bandwidth_page(
     )
     body = [
         _facts(facts),
-        f"<figure>{diagram}<figcaption>{caption}</figcaption></figure>",
+        f'<figure style="overflow: hidden">{diagram}<figcaption>{caption}</figcaption></figure>',
         *(_table(table) for table in tables if table.rows),
     ]
     return _document(title, "Predicted by parsim from NCCL's own model and published measurements.", body)
+
+
+def _flush(cell: object) -> object:
+    """Amounts, with a unit or without, stand flush right."""
+    return _Flush(cell) if isinstance(cell, str) and (cell[:1].isdigit() or cell == "-") else cell
 
 
 def _traces(plot: Bandwidths, panel: int) -> Iterator[dict[str, Any]]:
@@ -180,7 +189,7 @@ def _layout(plot: Bandwidths, title: str, top: float) -> dict[str, Any]:
     floor, ceiling = log10(min(times)) - 0.1, log10(max(times)) + 0.1
     text = {"size": 12, "color": MUTED}
     grid = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "tickfont": {"size": 12, "color": MUTED}}
-    sizes = _sizes(low, high)
+    sizes = size_ticks(low, high)
     across = {
         **grid,
         "type": "log",
@@ -275,13 +284,6 @@ def _top(plot: Bandwidths) -> float:
 def _all(plot: Bandwidths) -> Iterator[Estimate]:
     for line in (*plot.lines, plot.chosen, plot.corrected):
         yield from line
-
-
-def _sizes(low: float, high: float) -> list[float]:
-    """Powers of two for the axis: every one of few octaves, else every second, fourth ..."""
-    first, last = ceil(log2(low) - 1e-9), int(log2(high) + 1e-9)
-    step = max(1, 2 ** ceil(log2(max(last - first, 1) / _MOST_TICKS)))
-    return [2.0**power for power in range(first, last + 1, step)] or [low]
 
 
 def _axis(panel: int) -> str:

@@ -1,8 +1,11 @@
-"""Labels at the ends of lines: where they go so that none covers another."""
+"""Labels of a plot: at the ends of its lines, so that none covers another, and on an axis of sizes."""
 
 from collections.abc import Sequence
+from math import ceil, log2
 
-__all__ = ["apart"]
+__all__ = ["apart", "size_ticks"]
+
+_MOST_TICKS = 14
 
 
 def apart(wanted: Sequence[float], gap: float, height: float) -> list[float]:
@@ -24,3 +27,10 @@ def apart(wanted: Sequence[float], gap: float, height: float) -> list[float]:
         for step, index in enumerate(cluster):
             places[index] = bottom(cluster) + gap * step
     return places
+
+
+def size_ticks(low: float, high: float) -> list[float]:
+    """Powers of two for the axis: every one of few octaves, else every second, fourth ..."""
+    first, last = ceil(log2(low) - 1e-9), int(log2(high) + 1e-9)
+    step = max(1, 2 ** ceil(log2(max(last - first, 1) / _MOST_TICKS)))
+    return [2.0**power for power in range(first, last + 1, step)] or [low]
