@@ -151,6 +151,8 @@ def _nics(text: str, gpus: int, usual: float) -> tuple[int, float]:
     """NICs of a node and their Gb/s: "8x400G IB", "800G/GPU", "4 x 100 Gb/s EFA"; else one usual NIC for each GPU."""
     if found := re.search(r"(\d+)\s*x\s*(\d+)\s*G", text, re.IGNORECASE):
         return int(found[1]), float(found[2])
+    if found := re.search(r"(\d+)\D{1,12}NICs?\b.*?(\d+)\s*Gb/s a node", text, re.IGNORECASE):
+        return int(found[1]), float(found[2]) / int(found[1])
     if found := re.search(r"(\d+)\s*G", text, re.IGNORECASE):
         return gpus, float(found[1])
     return gpus, usual

@@ -2,6 +2,7 @@
 
     seconds = sum of amount * curve(log2 bytes)  +  bytes / bandwidth * time per byte
 
+- a ring of two is a `pair`: its bytes pass at the rate of one connection.
 - ring: every step costs `ring_step` at the bytes of one message, S/R; a step across domains `ring_across` more.
 - tree: `tree_level` for each of 2 log2(N) levels, `tree_inside` for each of 2 (g-1) steps inside a domain.
 - NVLS: `nvls` once, and across domains `nvls_level` for each of 2 log2(N) levels.
@@ -63,7 +64,8 @@ def collective_parts(
         latency = [Part("nvls", size, 1.0)]
         if levels:
             latency.append(Part("nvls_level", size, levels if algorithm == "nvls_tree" else 1.0))
-    return Parts(tuple(latency), algorithm, size_bytes / rate)
+    way: Way = "pair" if algorithm == "ring" and ranks == 2 else algorithm
+    return Parts(tuple(latency), way, size_bytes / rate)
 
 
 def all_to_all_parts(size_bytes: float, reach: Reach, constants: NcclConstants) -> Parts:

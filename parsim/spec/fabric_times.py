@@ -16,7 +16,7 @@ __all__ = ["Curve", "CurveName", "FabricTimes", "Way", "load_fabric_times"]
 CurveName = Literal[
     "base", "ring_step", "ring_across", "tree_inside", "tree_level", "nvls", "nvls_level", "peer", "message"
 ]
-Way = Literal["ring", "tree", "nvls", "nvls_tree", "collnet", "pairwise", "send"]
+Way = Literal["ring", "pair", "tree", "nvls", "nvls_tree", "collnet", "pairwise", "send"]
 
 _Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
