@@ -13,7 +13,7 @@ import numpy as np
 
 from parsim.network.maxmin import Incidence, max_min_rates
 
-__all__ = ["Flow", "Link", "fill"]
+__all__ = ["Flow", "Link", "Way", "fill"]
 
 _ARRAYS_FROM = 400  # flows from which arrays are faster than lists
 
@@ -21,7 +21,21 @@ _ARRAYS_FROM = 400  # flows from which arrays are faster than lists
 class Link:
     """A link: the flows on it, of how many it is the bottleneck, and what a filling notes on it."""
 
-    __slots__ = ("bound", "capacity", "chosen", "flows", "index", "load", "once", "rising", "room", "weight")
+    __slots__ = (
+        "bound",
+        "capacity",
+        "chosen",
+        "entered",
+        "flows",
+        "guard",
+        "guards",
+        "index",
+        "load",
+        "once",
+        "rising",
+        "room",
+        "weight",
+    )
 
     def __init__(self, index: int, capacity: float) -> None:
         self.index = index
@@ -30,10 +44,24 @@ class Link:
         self.flows: list[Flow] = []
         self.bound = 0
         self.once = (self, 1.0)  # how most routes use it
+        self.entered = False  # flows are entered on it; `Ways` decides by the guards
+        self.guard: Link | None = None
+        self.guards: list[Link] | None = None
         self.room = 0.0  # what the chosen flows have not taken of what the others leave them
         self.weight = 0.0  # sum over the chosen flows that rise
         self.rising = 0
         self.chosen: list[Flow] = []
+
+
+class Way:
+    """What a route takes: weights by link, and those of the links on which its flows are entered."""
+
+    __slots__ = ("changes", "uses", "weights")
+
+    def __init__(self, weights: dict[Link, float], uses: list[tuple[Link, float]], changes: int) -> None:
+        self.weights = weights
+        self.uses = uses
+        self.changes = changes  # of the ways, when `uses` was made
 
 
 class Flow:
@@ -51,11 +79,13 @@ class Flow:
         "rate",
         "since_s",
         "uses",
+        "way",
     )
 
-    def __init__(self, number: int, uses: tuple[tuple[Link, float], ...], size: float, cap: float, now: float) -> None:
+    def __init__(self, number: int, way: Way, size: float, cap: float, now: float) -> None:
         self.number = number
-        self.uses = uses
+        self.way = way
+        self.uses = way.uses
         self.left = size
         self.cap = cap
         self.since_s = now

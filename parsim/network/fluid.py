@@ -15,17 +15,15 @@ from heapq import heapify, heappop, heappush
 
 from parsim.errors import SpecError
 from parsim.network.filling import Flow, Link, fill
+from parsim.network.ways import Ways
 
-__all__ = ["Fluid"]
+__all__ = ["Fluid", "limit_of"]
 
-_LEAST, _HUGE = 1e-300, 1e300  # bytes/s; from _HUGE a link never is a bottleneck: sums of capacities stay finite
+_LEAST_CAP, _MOST_BYTES = 1e-300, 1e300
 _ALIKE = 1 + 1e-10  # a ratio of rates that may be rounding
 _FULL = 1e-12  # a link is full if less than this part of it is free
 _AT_ONCE = 1e-12  # ends so close, relative to the time, are one event
 _RESUM_EVERY = 1 << 15  # events between two fresh sums of the loads: rounding does not pile up
-_KEPT_ROUTES = 1 << 16
-
-_Uses = tuple[tuple[Link, float], ...]
 
 
 class Fluid:
@@ -33,13 +31,7 @@ class Fluid:
 
     def __init__(self, capacities: Iterable[float]) -> None:
         """SpecError for a capacity that is not above 0."""
-        self._links = [Link(index, float(capacity)) for index, capacity in enumerate(capacities)]
-        for link in self._links:
-            if not link.capacity >= _LEAST:
-                raise SpecError(
-                    f"link {link.index} carries {link.capacity:g} bytes/s: more than 0, or no flow over it ever ends"
-                )
-        self._uses: dict[tuple[int, ...], _Uses] = {}
+        self._ways = Ways(capacities)
         self._flows: dict[int, Flow] = {}
         self._heap: list[tuple[float, int, Flow]] = []
         self._unsolved: dict[Flow, None] = {}  # flows that start now, or that may rise because others ended
@@ -93,23 +85,19 @@ class Fluid:
         twice. A flow without links has only its cap, if any; without bytes it ends at once. SpecError for a size that
         is negative or no number, a cap or weight that is not above 0, and a link that does not exist.
         """
-        if not 0 <= size_bytes < _HUGE:
-            raise SpecError(f"a flow of {size_bytes:g} bytes: 0 or more, below {_HUGE:g}")
-        if cap is None:
-            cap = math.inf
-        elif not cap >= _LEAST:
-            raise SpecError(f"a flow's cap is {cap:g} bytes/s: more than 0, or leave it out")
-        uses = self._known(tuple(route)) if weights is None else self._weighted(route, weights)
+        limit = limit_of(size_bytes, cap)
+        way = self._ways.way(route, weights)
         number = self._next
         self._next = number + 1
-        flow = self._flows[number] = Flow(number, uses if size_bytes else (), size_bytes, cap, self._now)
-        if flow.uses:
-            for link, _ in uses:
+        flow = self._flows[number] = Flow(number, way, size_bytes, limit, self._now)
+        if size_bytes and flow.uses:
+            for link, _ in flow.uses:
                 link.flows.append(flow)
             self._unsolved[flow] = None
         else:
-            flow.rate = cap
-            flow.end_s = self._now + (size_bytes / cap if size_bytes else 0.0)
+            flow.uses = []
+            flow.rate = limit
+            flow.end_s = self._now + (size_bytes / limit if size_bytes else 0.0)
             self._queue(flow)
         return number
 
@@ -144,30 +132,6 @@ class Fluid:
         if number not in self._flows:
             raise SpecError(f"flow {number} is not on its way; {len(self._flows)} flows are")
         return self._flows[number]
-
-    def _known(self, route: tuple[int, ...]) -> _Uses:
-        """Links with weights of a route without weights of its own."""
-        uses = self._uses.get(route)
-        if uses is None:
-            if len(self._uses) >= _KEPT_ROUTES:
-                self._uses.clear()
-            uses = self._uses[route] = self._weighted(route, [1.0] * len(route))
-        return uses
-
-    def _weighted(self, route: Sequence[int], weights: Sequence[float]) -> _Uses:
-        """Links with weights, each once, without those that never are a bottleneck."""
-        if len(route) != len(weights):
-            raise SpecError(f"a route over {len(route)} links has {len(weights)} weights: one for each link")
-        total: dict[Link, float] = {}
-        for index, weight in zip(route, weights, strict=True):
-            if not 0 <= index < len(self._links):
-                raise SpecError(f"a route takes link {index}; there are {len(self._links)}, from 0")
-            if not _LEAST <= weight < _HUGE:
-                raise SpecError(f"weight {weight:g} on link {index}: more than 0 and finite")
-            link = self._links[index]
-            if link.capacity < _HUGE:
-                total[link] = total.get(link, 0.0) + weight
-        return tuple([link.once if weight == 1.0 else (link, weight) for link, weight in total.items()])
 
     def _queue(self, flow: Flow) -> None:
         """See that the heap has the flow's end, or an earlier one of it."""
@@ -212,7 +176,7 @@ class Fluid:
         self._events += len(unsolved)
         if self._events > _RESUM_EVERY:
             self._events = 0
-            for link in self._links:
+            for link in self._ways.links:
                 link.load = 0.0
             for flow in self._flows.values():
                 for link, weight in flow.uses:
@@ -275,6 +239,17 @@ class Fluid:
             flow.rate = rate
             flow.end_s = now + left / rate if rate else math.inf
             self._queue(flow)
+
+
+def limit_of(size_bytes: float, cap: float | None) -> float:
+    """The most bytes/s that a flow may have. SpecError for a size or cap that is none."""
+    if not 0 <= size_bytes < _MOST_BYTES:
+        raise SpecError(f"a flow of {size_bytes:g} bytes: 0 or more, below {_MOST_BYTES:g}")
+    if cap is None:
+        return math.inf
+    if not cap >= _LEAST_CAP:
+        raise SpecError(f"a flow's cap is {cap:g} bytes/s: more than 0, or leave it out")
+    return cap
 
 
 def _bound_by(link: Link) -> list[Flow]:
