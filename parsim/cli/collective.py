@@ -24,12 +24,13 @@ def collective_command(
     protocol: str | None,
     calibration: Path | None,
     like: str | None,
+    graph: Path | None,
     **paths: Path | None,
 ) -> None:
     """Estimate every size, print the table, write what was asked for."""
     outputs = Outputs(**paths)
     listed = parse_sizes(sizes)
-    asked = question_of(kind, cluster, nodes, ranks_per_node, algorithm, protocol, calibration, like)
+    asked = question_of(kind, cluster, nodes, ranks_per_node, algorithm, protocol, calibration, like, graph)
     rows = [asked.row(size) for size in listed]
     _draw(asked, rows, outputs)
     if outputs.wants("json"):

@@ -208,6 +208,12 @@ def collective(
         str | None,
         typer.Option(metavar="NAME", help="A cluster that says what a topology file does not (NVLink and NIC rates)."),
     ] = None,
+    graph: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="What NCCL's search found there (NCCL_GRAPH_DUMP_FILE), instead of its rules."
+        ),
+    ] = None,
     html: Html = None,
     png: Png = None,
     json: Json = None,
@@ -229,6 +235,7 @@ def collective(
         protocol,
         calibration,
         like,
+        graph,
         html=html,
         png=png,
         json=json,

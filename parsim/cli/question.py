@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from parsim.cli.calibration import Log, read_calibration
 from parsim.cli.place import Place, place_of
 from parsim.errors import LayoutError, SpecError
+from parsim.files import read_text
 from parsim.network.estimate import Estimate, estimate, kind_named, options
 from parsim.network.importers.measured import kind_of
+from parsim.network.importers.nccl_graph import read_nccl_graphs
 from parsim.network.nccl import PROTOCOLS, Kind
 from parsim.network.reach import Reach, reach_of_size
 from parsim.spec.fabric_times import load_fabric_times
@@ -113,6 +115,9 @@ class Question:
         times = load_fabric_times(self.reach.kind).evidence["all"]
         chosen = f"NCCL {load_nccl().version}'s model chooses and counts"
         found = [f"{chosen}; times of {self.reach.kind} {times.grade}: {times.source}"]
+        if self.reach.searched:
+            listed = ", ".join(f"{name} {n} × {a / 1e9:.4g}" for name, n, a, _ in self.reach.searched)
+            found.append(f"channels and their GB/s inside a node are those of NCCL's graph file: {listed}")
         if self.log is not None:
             found += [f"corrected by {len(self.log.measurements)} measured rows", *self.log.notes]
         return [*found, *self.place.notes]
@@ -127,6 +132,7 @@ def question_of(
     protocol: str | None,
     calibration: Path | None,
     like: str | None,
+    graph: Path | None = None,
 ) -> Question:
     """What the options of the command mean. ParsimError of one line for what cannot be."""
     found = kind_named(kind_of(kind) or kind)
@@ -138,6 +144,8 @@ def question_of(
         raise LayoutError(f"--nodes {nodes}: 1 to {_MOST_NODES:,}")
     place = place_of(cluster, like)
     reach = _reach(place, nodes, ranks_per_node)
+    if graph is not None:
+        reach = replace(reach, searched=_searched(graph))
     log = None
     if calibration is not None:
         own = {"kind": found, "ranks": reach.ranks, "algorithm": algorithm, "protocol": protocol}
@@ -150,6 +158,18 @@ def _reach(place: Place, nodes: int, ranks_per_node: int | None) -> Reach:
     if place.cluster.fabric.kind == "loopback" and ranks_per_node is not None and ranks_per_node > 0:
         return reach_of_size(place.cluster, nodes * ranks_per_node)
     return reach_of_size(place.cluster, nodes, ranks_per_node)
+
+
+def _searched(path: Path) -> tuple[tuple[str, int, float, float], ...]:
+    """What a file of NCCL_GRAPH_DUMP_FILE says that NCCL found. SpecError if it has nothing of rings and trees."""
+    found = tuple(
+        (graph.algorithm, graph.nchannels, graph.speed_intra_bytes_per_s, graph.speed_inter_bytes_per_s)
+        for graph in read_nccl_graphs(read_text(path, "NCCL graph file"))
+        if graph.algorithm in ("ring", "tree", "nvls") and graph.nchannels
+    )
+    if not found:
+        raise SpecError(f"{path}: no ring, tree or nvls graph with channels in it")
+    return found
 
 
 def _one_of(option: str, said: str | None, known: Sequence[str]) -> str | None:

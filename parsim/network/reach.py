@@ -37,6 +37,10 @@ class Reach:
     host: Host = "intel"
     nic_is_close: bool = True
     """Whether every GPU has a NIC on its own PCIe switch."""
+    searched: tuple[tuple[str, int, float, float], ...] = ()
+    """What NCCL's own search found, where its graph file is known: algorithm (ring, tree, nvls), channels, and bytes/s
+    of one channel inside a node and across; it goes before the rules of `nccl.search`.
+    """
 
     def __post_init__(self) -> None:
         if not 1 <= self.domains <= self.ranks:

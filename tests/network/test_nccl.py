@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -147,3 +148,12 @@ def test_sizes_of_a_cluster_are_bounded() -> None:
 def test_constants_of_an_unknown_version_are_refused() -> None:
     with pytest.raises(SpecError, match=r"NCCL 9\.99: parsim has the constants of 2\.30"):
         load_nccl("9.99")
+
+
+def test_what_nccl_itself_found_goes_before_the_rules() -> None:
+    reach = reach_of_size(load_cluster("dgx-h100"), 1)
+    told = replace(reach, searched=(("ring", 2, 12e9, 12e9),))
+    found = search(told, load_nccl())
+    assert found.ring == (2, 12.0, 12.0)
+    assert found.tree == search(reach, load_nccl()).tree
+    assert terms("all_gather", 1e9, told, load_nccl())["ring", "Simple"].bytes_per_s == pytest.approx(24e9 * 8 / 7)

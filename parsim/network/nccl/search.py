@@ -53,7 +53,13 @@ def nvlink_gbps(reach: Reach, generation: NcclGeneration) -> float:
 
 
 def search(reach: Reach, constants: NcclConstants) -> Search:
-    """The channels of a group of at least two ranks."""
+    """The channels of a group of at least two ranks: as NCCL's graph file says, else by its rules."""
+    found = _by_rule(reach, constants)
+    known = {name: Channels(number, a / GIGA, b / GIGA) for name, number, a, b in reach.searched}
+    return Search(known.get("ring", found.ring), known.get("tree", found.tree), known.get("nvls", found.nvls))
+
+
+def _by_rule(reach: Reach, constants: NcclConstants) -> Search:
     generation = constants.generation(reach.compute_capability or min(constants.generations))
     inside = nvlink_gbps(reach, generation)
     if reach.fabric == "loopback":  # not NCCL: one connection at its own rate
