@@ -1,0 +1,186 @@
+"""Predict: what parsim says of every record of a file in the format of published.yaml.
+
+    python benchmarks/published/predict.py --data FILE --out predictions.json [--refused FILE]
+
+predictions.json maps each id to the figures its kind asks for: a step's seconds and its peak memory where the record
+says which memory its framework logs; one layer's forward and backward in ms; the bubble rate of given op times. What
+cannot be expressed or priced is left out and listed with its reason, on standard error or in `--refused`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from records import DATA, Facts, Record, facts_of, read_records, run_of
+
+from parsim.cost import RooflineCost
+from parsim.cost.constants import FITTED, Constants
+from parsim.cost.unit import UnitCost
+from parsim.errors import LayoutError, ParsimError, SpecError
+from parsim.files import write_all
+from parsim.memory import memory_of
+from parsim.plan import Kind, Op, Plan, Slot
+from parsim.run_plan import plan_of
+from parsim.schedule_result import play_schedule
+from parsim.schedules import build
+from parsim.sim import Program, compile_plan, play, prices
+from parsim.spec import Run
+
+__all__ = ["Refusal", "layer_seconds", "predictions", "step_seconds"]
+
+UNITS = {"GiB": 2**30, "GB": 10**9}
+
+
+class Refusal(NamedTuple):
+    """A figure of a record that is not predicted."""
+
+    record: str
+    figure: str
+    reason: str
+
+
+def predictions(records: Iterable[Record]) -> tuple[dict[str, dict[str, float]], list[Refusal]]:
+    """By id the figures of every record that can be predicted, and what cannot."""
+    found: dict[str, dict[str, float]] = {}
+    refused: list[Refusal] = []
+    for record in records:
+        name, figures = record["id"], dict[str, float]()
+        try:
+            facts = facts_of(record)
+            run = run_of(facts)
+        except ParsimError as error:
+            refused.append(Refusal(name, "all", str(error)))
+            continue
+        for figure, predict in _PREDICTORS.get(facts.kind, {}).items():
+            try:
+                figures |= predict(facts, run)
+            except ParsimError as error:
+                refused.append(Refusal(name, figure, str(error)))
+            except Exception as error:  # one record that breaks parsim must not cost all others theirs
+                refused.append(Refusal(name, figure, f"parsim fails, {type(error).__name__}: {error}"))
+        if figures:
+            found[name] = figures
+        if facts.kind not in _PREDICTORS:
+            refused.append(Refusal(name, "all", f"kind {facts.kind}: one of {', '.join(_PREDICTORS)}"))
+    return found, refused
+
+
+def step_seconds(run: Run, constants: Constants = FITTED) -> float:
+    """How long a step takes: the longest path of the run's plan at the roofline's costs."""
+    plan, program = _played(run)
+    cost = RooflineCost(run, plan.placement, constants)
+    return play(program, prices(program, cost)).makespan * cost.straggler
+
+
+def layer_seconds(run: Run, constants: Constants = FITTED) -> tuple[float, float]:
+    """Forward and backward of one layer: what one more layer adds to a stage."""
+    longer = run.changed(model=run.model.model_copy(update={"layers": run.model.layers + 1}))
+    seconds = []
+    for each in (run, longer):
+        cost = RooflineCost(each, plan_of(each).placement, constants)
+        seconds.append([cost.seconds(Slot(Op(0, kind, 0))) for kind in (Kind.F, Kind.B)])
+    forward, backward = (more - less for less, more in zip(*seconds, strict=True))
+    return forward, backward
+
+
+def memory_bytes(run: Run) -> float:
+    """The peak of the rank whose memory the run's framework logs. LayoutError for what the ledger does not count."""
+    software = run.software
+    if software.memory_reports != "max_allocated":
+        raise LayoutError(f"software.memory_reports {software.memory_reports}: the ledger counts allocated bytes alone")
+    ranks = memory_of(run, _played(run)[0])
+    return ranks[-1].peak_bytes if software.memory_rank == "last" else max(rank.peak_bytes for rank in ranks)
+
+
+def bubble_rate(run: Run, op_times_ms: Mapping[str, float]) -> float:
+    """Of the run's schedule at given op times, which are those of a whole rank: (span - busy)/span of the worst rank.
+
+    T_B is the gradient of inputs alone, T_W that of weights; a message takes T_comm.
+    """
+    names = {"F": "T_F", "I": "T_B", "W": "T_W", "P2P": "T_comm"}
+    if missing := [name for name in names.values() if name not in op_times_ms]:
+        raise SpecError(f"op_times_ms.{missing[0]} is not stated")
+    layout = run.layout
+    plan = build(layout.schedule, layout.mesh.pp, run.microbatches, layout.stages_per_rank)
+    stages = plan.placement.parts // plan.placement.ranks
+    parts = {"F": stages, "I": stages, "W": stages, "P2P": 1}
+    times = {name: (float(op_times_ms[given]) / parts[name],) for name, given in names.items()}
+    return play_schedule(plan, UnitCost(times)).bubble.of_span
+
+
+def _played(run: Run) -> tuple[Plan, Program]:
+    """The run's plan, compiled; runs that differ in nothing that a plan depends on share it."""
+    layout = run.layout
+    key = (layout.schedule, layout.mesh.pp, run.microbatches, layout.stages_per_rank, layout.group_size)
+    if key not in _PLANS:
+        if len(_PLANS) >= _MOST_PLANS:
+            _PLANS.pop(next(iter(_PLANS)))
+        plan = plan_of(run)
+        _PLANS[key] = plan, compile_plan(plan)
+    return _PLANS[key]
+
+
+_MOST_PLANS = 200
+_PLANS: dict[tuple[object, ...], tuple[Plan, Program]] = {}
+
+
+def _step(facts: Facts, run: Run) -> dict[str, float]:
+    return {"step_time_s": step_seconds(run) * facts.step_share}
+
+
+def _memory(facts: Facts, run: Run) -> dict[str, float]:
+    if facts.software.get("memory_reports") is None:
+        return {}  # its framework logs none
+    return {"peak_mem_gib": memory_bytes(run) / UNITS[run.software.memory_unit]}
+
+
+def _layer(facts: Facts, run: Run) -> dict[str, float]:
+    if not facts.whole_layer:
+        raise LayoutError("software.attention: a layer without its attention is not priced yet")
+    forward, backward = layer_seconds(run)
+    return {"layer_fwd_ms": 1e3 * forward, "layer_bwd_ms": 1e3 * backward}
+
+
+def _bubble(facts: Facts, run: Run) -> dict[str, float]:
+    return {"bubble_rate": bubble_rate(run, facts.op_times_ms or {})}
+
+
+_PREDICTORS: dict[str, dict[str, Callable[[Facts, Run], dict[str, float]]]] = {
+    "e2e": {"step_time_s": _step, "peak_mem_gib": _memory},
+    "layer": {"layer_ms": _layer, "peak_mem_gib": _memory},
+    "memory": {"peak_mem_gib": _memory},
+    "schedule": {"bubble_rate": _bubble},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=DATA, help="records in the format of published.yaml")
+    parser.add_argument("--out", type=Path, required=True, help="file for the predictions")
+    parser.add_argument("--refused", type=Path, help="file for what is not predicted, with reasons")
+    arguments = parser.parse_args()
+    try:
+        records = read_records(arguments.data)
+    except ParsimError as error:
+        sys.exit(f"error: {error}")
+    found, refused = predictions(records)
+    lines = [f"{refusal.record}: {refusal.figure}: {refusal.reason}" for refusal in refused]
+    contents = {arguments.out: json.dumps(found, indent=1) + "\n"}
+    if arguments.refused:
+        contents[arguments.refused] = "".join(f"{line}\n" for line in lines)
+    else:
+        print("\n".join(lines), file=sys.stderr)
+    try:
+        write_all(contents)
+    except ParsimError as error:
+        sys.exit(f"error: {error}")
+    print(f"{len(found)} of {len(records)} records predicted, {len(refused)} figures refused", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
