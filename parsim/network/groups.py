@@ -15,12 +15,13 @@ import numpy.typing as npt
 from parsim.axes.mesh import groups
 from parsim.network.price import spread
 from parsim.network.reach import Reach, merged_nics
-from parsim.network.tiers import Flows, crossing
+from parsim.network.tiers import Flows, crossing, exchange
 from parsim.spec import ClusterSpec, Mesh
 
 __all__ = ["AxisGroups", "axis_groups", "groups_at_once", "members_of"]
 
 Integers = npt.NDArray[np.intp]
+_MOST_PAIRS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def groups_at_once(
         compute_capability=node.gpu.compute_capability,
         pcie_bytes_per_s=node.gpu.host_link_bytes_per_s,
         share=own * (found.share if found else 1.0),
+        exchange_share=own * (_exchange_share(cluster, ranks, at, owned * rate, job_ranks) if spans > 1 else 1.0),
         nic_is_close=nics * 2 >= node.gpus,
     )
     return AxisGroups(
@@ -134,6 +136,22 @@ def _first(at: Integers) -> Integers:
 def _distinct(at: Integers) -> Integers:
     result: Integers = at[_first(at)]
     return result
+
+
+def _exchange_share(cluster: ClusterSpec, ranks: Integers, at: Integers, bytes_per_s: float, job_ranks: int) -> float:
+    """What is left of the NICs' rate when every rank of every group sends evenly to all others of its group.
+
+    A large group is as one over all nodes of the job.
+    """
+    count, size = ranks.shape
+    if count * size * size > _MOST_PAIRS:
+        return exchange(cluster, -(-job_ranks // cluster.node.gpus)).share
+    one, other = np.nonzero(~np.eye(size, dtype=bool))
+    source, target = ranks[:, one], ranks[:, other]
+    apart = at[:, one] != at[:, other]
+    each = bytes_per_s / max(int(apart[0].sum()) / len(np.unique(at[0])), 1)
+    gpus = cluster.node.gpus
+    return crossing(cluster, Flows(source[apart] // gpus, target[apart] // gpus, each)).share
 
 
 def _ring_flows(ranks: Integers, at: Integers, gpus: int, bytes_per_s: float) -> Flows:

@@ -82,7 +82,8 @@ def all_to_all_parts(size_bytes: float, reach: Reach, constants: NcclConstants) 
         generation = constants.generation(reach.compute_capability or 0)
         bytes_s = size_bytes * (inside - 1) / ranks / (nvlink_gbps(reach, generation) * GIGA)
     if reach.domains > 1:
-        bytes_s = max(bytes_s, size_bytes * (ranks - inside) / ranks / (reach.across_bytes_per_s / inside))
+        exchanged = reach.nics * reach.nic_bytes_per_s * reach.exchange_share
+        bytes_s = max(bytes_s, size_bytes * (ranks - inside) / ranks / (exchanged / inside))
     message = math.log2(max(size_bytes / ranks, 1.0))
     latency = (Part("base", 0.0, _base_us(constants)), Part("peer", message, ranks - 1))
     return Parts(latency, "pairwise" if ranks > 2 else "send", bytes_s)

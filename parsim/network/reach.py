@@ -7,7 +7,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from parsim.errors import LayoutError
+from parsim.network.tiers import Flows, crossing, exchange
 from parsim.spec import ClusterSpec, NodeSpec
 
 __all__ = ["Host", "Reach", "merged_nics", "reach_of_size"]
@@ -34,6 +37,8 @@ class Reach:
     compute_capability: int | None = None
     pcie_bytes_per_s: float = 0.0
     share: float = 1.0
+    exchange_share: float = 1.0
+    """The same where every rank sends to every other."""
     host: Host = "intel"
     nic_is_close: bool = True
     """Whether every GPU has a NIC on its own PCIe switch."""
@@ -45,7 +50,7 @@ class Reach:
     def __post_init__(self) -> None:
         if not 1 <= self.domains <= self.ranks:
             raise LayoutError(f"a group of {self.ranks} ranks cannot stand on {self.domains} NVLink domains")
-        for name in ("nvlink_bytes_per_s", "nic_bytes_per_s", "pcie_bytes_per_s", "share"):
+        for name in ("nvlink_bytes_per_s", "nic_bytes_per_s", "pcie_bytes_per_s", "share", "exchange_share"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise LayoutError(f"{name} {value}: a finite rate, not negative")
@@ -116,4 +121,12 @@ def reach_of_size(cluster: ClusterSpec, nodes: int, ranks_per_node: int | None =
         compute_capability=node.gpu.compute_capability,
         pcie_bytes_per_s=node.gpu.host_link_bytes_per_s,
         nic_is_close=nics * 2 >= node.gpus,
+        share=_ring_share(cluster, nodes, nodes_in_domain, usable * rate) if domains > 1 else 1.0,
+        exchange_share=exchange(cluster, nodes).share if domains > 1 else 1.0,
     )
+
+
+def _ring_share(cluster: ClusterSpec, nodes: int, step: int, bytes_per_s: float) -> float:
+    """What the fabric leaves of one ring through these nodes, a domain of `step` nodes after the other."""
+    first = np.arange(0, nodes, step)
+    return crossing(cluster, Flows((first - 1) % nodes, first, bytes_per_s)).share if len(first) > 1 else 1.0

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from parsim.network.levels import levels_of
 from parsim.spec import ClusterSpec
 
-__all__ = ["Crossing", "Flows", "crossing"]
+__all__ = ["Crossing", "Flows", "crossing", "exchange"]
 
 Integers = npt.NDArray[np.intp]
 _SWITCH_S = 0.3e-6  # passing a switch, where a cluster does not say
@@ -48,6 +48,27 @@ class Crossing:
     tier: str | None
     latency_s: float
     mean_latency_s: float
+
+
+def exchange(cluster: ClusterSpec, nodes: int) -> Crossing:
+    """What the fabric makes of every one of the first `nodes` nodes sending evenly to every other at its NICs' rate."""
+    node = cluster.node
+    if nodes < 2:
+        return Crossing(1.0, None, 0.0, 0.0)
+    others = np.arange(1, nodes)
+    if cluster.fabric.torus is not None:  # alike from every node
+        rate = node.nics * node.nic_bytes_per_s * nodes / (nodes - 1)
+        return crossing(cluster, Flows(np.zeros(nodes - 1, np.intp), others, rate))
+    share, blocking = 1.0, None
+    rate = node.nics * node.nic_bytes_per_s
+    for tier in _tiers(cluster):
+        outside = (nodes - tier.nodes) / (nodes - 1)
+        if outside <= 0:
+            break
+        if tier.up_bytes_per_s_per_node / (rate * outside) < share:
+            share, blocking = tier.up_bytes_per_s_per_node / (rate * outside), tier.name
+    first = crossing(cluster, Flows(np.zeros(nodes - 1, np.intp), others, 1.0))
+    return Crossing(share, blocking, first.latency_s, first.mean_latency_s)
 
 
 @dataclass(frozen=True)

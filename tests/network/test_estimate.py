@@ -75,7 +75,8 @@ def test_more_bytes_take_longer_where_bytes_are_what_takes_time(name: str) -> No
             assert times == sorted(times), (kind, reach, times)
 
 
-@pytest.mark.parametrize("name", CLUSTERS)
+# A torus has more links the more nodes it has, and wraps where its last dimension is full.
+@pytest.mark.parametrize("name", [name for name in CLUSTERS if load_cluster(name).fabric.torus is None])
 def test_more_nodes_are_not_faster(name: str) -> None:
     """At the rates that the links set, 1 GiB a rank; across domains only, for one node has other links."""
     across = [reach for reach in reaches(name) if reach.domains > 1]

@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parsim.network.build import build
+from parsim.network.estimate import estimate
 from parsim.network.groups import axis_groups, groups_at_once
+from parsim.network.reach import reach_of_size
 from parsim.network.routes import Router
-from parsim.network.tiers import Flows, crossing
+from parsim.network.tiers import Flows, crossing, exchange
 from parsim.spec import ClusterSpec, Mesh, load_cluster
 
 OVERSUBSCRIBED = 4.0
@@ -126,3 +128,35 @@ def test_passing_more_tiers_takes_longer() -> None:
         crossing(cluster, Flows(np.array([0]), np.array([target]), 50e9)).latency_s for target in (1, 100, 1000)
     )
     assert near == 0 < pod < far
+
+
+@pytest.mark.parametrize("oversubscription", [1.0, 2.0, 4.0])
+def test_what_everyone_sends_to_everyone_feels_what_a_ring_does_not(oversubscription: float) -> None:
+    cluster = cluster_with(oversubscription)
+    whole = reach_of_size(cluster, 16)
+    assert whole.share == 1.0
+    # Of 15 other nodes 12 are outside a unit of 4.
+    assert whole.exchange_share == pytest.approx(min(1.0, 15 / 12 / oversubscription))
+    times = [estimate("all_to_all", 1e9, reach_of_size(cluster_with(o), 16)).seconds for o in (1.0, oversubscription)]
+    assert times[0] <= times[1]
+
+
+def test_groups_that_stay_in_their_unit_do_not_feel_it() -> None:
+    blocked = cluster_with(8.0)
+    inside = axis_groups(blocked, mesh(tp=8, dp=4, pp=4), "dp").reach
+    outside = axis_groups(blocked, mesh(tp=8, dp=4, pp=4), "pp").reach
+    assert inside.exchange_share == 1.0
+    assert outside.exchange_share < 0.5
+
+
+@given(st.integers(2, 40), st.sampled_from(["alcf-polaris", "h100-torus", "h100-oversubscribed", "dgx-h100"]))
+@settings(max_examples=40, deadline=None)
+def test_the_closed_form_of_an_exchange_is_that_of_its_flows(nodes: int, name: str) -> None:
+    cluster = load_cluster(name)
+    pairs = np.array([(a, b) for a in range(nodes) for b in range(nodes) if a != b])
+    rate = cluster.node.nics * cluster.node.nic_bytes_per_s
+    flows = crossing(cluster, Flows(pairs[:, 0], pairs[:, 1], rate / (nodes - 1)))
+    closed = exchange(cluster, nodes).share
+    if cluster.fabric.torus is None:
+        assert closed == pytest.approx(flows.share, rel=1e-6)
+    assert 0 < closed <= 1
