@@ -2,8 +2,8 @@
 
 Exactly, event by event (`Fluid`); or with a tolerance, in which everything that starts or ends within that part of
 the time since the first start is one event: rates are solved for all flows afresh, on arrays, a few hundred times
-instead of once for each flow. Until the batch is over its flows keep the rates they have: each ends where its own
-rate brings it, and only what the others gain by that comes late, by at most the batch's length.
+instead of once for each flow. Each flow of a batch ends where the rate that it has brings it; what the others gain by
+that they gain at the mean of these ends.
 """
 
 import math
@@ -17,6 +17,8 @@ from parsim.network.maxmin import Floats, Incidence, Integers, max_min_rates
 from parsim.network.ways import Ways
 
 __all__ = ["drain"]
+
+_EARLY = 0.1  # of the mean time to the end: before it batches get no shorter, or the first ends would be most of them
 
 
 def drain(
@@ -129,11 +131,13 @@ class _Batches:
             rates, _ = max_min_rates(self.capacities, known[1], self.caps[index])
             until = now + left[index] / rates
             event = min(float(until.min()), next_start)
-            # A batch is over with the last event in its window, so that what starts in it starts late, never early.
-            window = event + tolerance * (event - first)
+            window = event + tolerance * max(event - first, _EARLY * float(until.mean() - first))
             over = until <= window
             late = begins[order[started : int(np.searchsorted(begins[order], window, side="right"))]]
-            last = max(float(until[over].max()) if over.any() else event, float(late[-1]) if len(late) else event)
+            # In the mean, what ends early in the batch leaves its links idle for as long as they are given away too
+            # early by what ends late. What starts in it starts late, never early.
+            last = float(np.average(until[over], weights=rates[over])) if over.any() else event
+            last = max(last, float(late[-1])) if len(late) else last
             ends[index[over]] = until[over]
             active[index[over]] = False
             left[index] = np.maximum(left[index] - rates * (last - now), 0.0)

@@ -32,7 +32,7 @@ class Incidence:
 
     def of(self, kept: npt.NDArray[np.bool_]) -> "Incidence":
         """The part of the kept flows, numbered anew."""
-        inside = kept[self.flow]
+        inside = np.flatnonzero(kept[self.flow])
         number = np.cumsum(kept) - 1
         return Incidence(number[self.flow[inside]], self.link[inside], self.weight[inside])
 
@@ -48,26 +48,27 @@ def max_min_rates(capacities: Floats, flows: Incidence, caps: Floats) -> tuple[F
     links = len(room)
     while len(rising):
         flow, link, weight = flows.flow, flows.link, flows.weight
+        counts = np.bincount(flow)
+        begins = np.cumsum(counts) - counts
+        level = np.full(links, np.inf)
         loads = np.bincount(link, weight, links)
-        level = np.divide(room, loads, out=np.full(links, np.inf), where=loads > 0)
+        np.divide(room, loads, out=level, where=loads > 0)
         along = level[link]
-        begins = np.flatnonzero(np.diff(flow, prepend=-1))
         lowest = np.minimum.reduceat(along, begins)
         capped = limit <= lowest
-        is_lowest = along <= lowest[flow] * (1 + 1e-14)
-        held_back = np.bincount(link[~is_lowest | capped[flow]], minlength=links) > 0
-        stops_at = is_lowest & ~held_back[link]
-        full = np.zeros(len(rising), bool)
-        full[flow[stops_at]] = True
-        full &= ~capped
-        where = np.full(len(rising), -1, np.int64)
-        where[flow[stops_at]] = link[stops_at]
-        where[capped] = -1
-        rate = np.where(capped, limit, lowest)
-        done = full | capped
+        # A link that is not the lowest of all its flows, or loses one to a cap, fills later.
+        reach = np.where(capped, -1.0, lowest * (1 + 1e-14))
+        later = along > np.repeat(reach, counts)
+        held_back = np.bincount(link, later, links) > 0
+        level[held_back] = -1.0
+        stops_at = np.flatnonzero(level[link] >= 0)
+        done = capped.copy()
+        done[flow[stops_at]] = True
+        bottlenecks[rising[flow[stops_at]]] = link[stops_at]
+        rate = np.minimum(lowest, limit)
         rates[rising[done]] = rate[done]
-        bottlenecks[rising[done]] = where[done]
-        given = done[flow]
-        room = np.maximum(room - np.bincount(link[given], weight[given] * rate[flow[given]], links), 0.0)
+        given = np.flatnonzero(done[flow])
+        used = np.bincount(link[given], weight[given] * rate[flow[given]], links)
+        room = np.maximum(room - used, 0.0)
         flows, rising, limit = flows.of(~done), rising[~done], limit[~done]
     return rates, bottlenecks
