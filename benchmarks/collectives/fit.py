@@ -4,7 +4,8 @@
 
 A table's row is a sum of amounts (parsim.network.parts) times unknown times, so the fit is linear. It makes the
 sum of |relative error|^1.5 least (least squares, weighted anew a few times: one misconfigured cluster does not move the
-rest), no time below a twentieth of its prior, each held to its prior by a ridge. The priors are NCCL's own
+rest). A curve never falls with size, no time is below a twentieth of its prior, and each is held to its prior by a
+ridge. The priors are NCCL's own
 constants where it has one, else round numbers; a class without tables keeps what all classes together give. A cluster
 counts by the root of its rows, so that one that published a thousand does not drown the others.
 """
@@ -119,40 +120,66 @@ def priors() -> Times:
 
 
 def fitted(samples: Sequence[Sample], prior: Times) -> Times:
-    """The times that the samples give; what they do not touch keeps its prior."""
-    names = sorted({name for sample in samples for name in sample.amounts}, key=str)
+    """The times that the samples give; what they do not touch stays near its prior."""
+    names = list(prior)
     place = {name: index for index, name in enumerate(names)}
     amounts = np.zeros((len(samples), len(names)))
     for row, sample in enumerate(samples):
         for name, value in sample.amounts.items():
-            amounts[row, place[name]] = value
-    start = np.array([prior[name] for name in names])
-    ridge = np.array([RIDGE.get(name[0], _RIDGE) for name in names])
+            amounts[row, place[name]] = value / sample.seconds
     counts = Counter(sample.cluster for sample in samples)
     weights = np.array([counts[sample.cluster] ** -0.5 for sample in samples])
     weights /= weights.mean()
-    measured = np.array([sample.seconds for sample in samples])
-    relative, found, weight = amounts / measured[:, None], start, weights
+    start = np.array([prior[name] for name in names])
+    ridge = np.array([RIDGE.get(name[0], _RIDGE) for name in names])
+    steps, least = _steps(names), _LEAST * start * [not _follows(name) for name in names]
+    weight = weights
     for _ in range(_ROUNDS):
-        found = _ridge(relative, np.ones(len(samples)), start, ridge, weight)
-        weight = weights * np.sqrt(_USUAL / np.maximum(np.abs(relative @ found - 1), _SMALL))
-    return prior | dict(zip(names, found.tolist(), strict=True))
+        weighted = amounts.T * weight
+        quadratic = steps.T @ (weighted @ amounts + np.diag(ridge / start**2)) @ steps
+        linear = steps.T @ (weighted.sum(axis=1) + ridge / start)
+        found = steps @ (least + _least_squares(quadratic, linear - quadratic @ least))
+        weight = weights * np.sqrt(_USUAL / np.maximum(np.abs(amounts @ found - 1), _SMALL))
+    return dict(zip(names, found.tolist(), strict=True))
 
 
-def _ridge(matrix: Floats, target: Floats, start: Floats, ridge: Floats, weights: Floats) -> Floats:
-    """min sum w (A x - y)^2 + sum ridge (x/start - 1)^2 with x >= start/20, coordinate by coordinate."""
-    scaled = matrix * start
-    quadratic = (scaled * weights[:, None]).T @ scaled + np.diag(ridge)
-    linear = (scaled * weights[:, None]).T @ target + ridge
-    x = np.ones(len(start))
-    for _ in range(500):
-        before = x.copy()
-        for j in range(len(x)):
-            x[j] = max(_LEAST, x[j] + (linear[j] - quadratic[j] @ x) / quadratic[j, j])
-        if np.abs(x - before).max() < 1e-7:
+def _follows(name: Name) -> bool:
+    """Whether a time is a later knot of its curve: what is fitted there is the rise from the knot before."""
+    return isinstance(name[1], int) and name[1] > 0
+
+
+def _steps(names: Sequence[Name]) -> Floats:
+    """From rises to times: a knot's time is the sum of its own and all earlier rises of its curve."""
+    return np.array(
+        [
+            [one == other or (_follows(one) and one[0] == other[0] and int(other[1]) < int(one[1])) for other in names]
+            for one in names
+        ],
+        float,
+    )
+
+
+def _least_squares(quadratic: Floats, linear: Floats) -> Floats:
+    """min x Q x / 2 - b x with x >= 0, by active sets (Lawson and Hanson, Solving Least Squares Problems, 23.10)."""
+    size = len(linear)
+    x, free = np.zeros(size), np.zeros(size, bool)
+    tolerance = 1e-10 * float(np.abs(linear).max())
+    for _ in range(5 * size):
+        slope = linear - quadratic @ x
+        if free.all() or slope[~free].max() <= tolerance:
             break
-    result: Floats = x * start
-    return result
+        free[np.flatnonzero(~free)[int(np.argmax(slope[~free]))]] = True
+        while True:
+            wanted = np.zeros(size)
+            wanted[free] = np.linalg.solve(quadratic[np.ix_(free, free)], linear[free])
+            if wanted[free].min() > 0:
+                break
+            below = free & (wanted <= 0)
+            reach = float((x[below] / (x[below] - wanted[below])).min())
+            x = x + reach * (wanted - x)
+            free &= x > 1e-15 * float(np.abs(x).max())
+        x = wanted
+    return x
 
 
 def fit_all(samples: Sequence[Sample]) -> dict[str, FabricTimes]:
@@ -166,11 +193,11 @@ def fit_all(samples: Sequence[Sample]) -> dict[str, FabricTimes]:
     for name in CLASSES:
         own = [s for s in samples if s.fabric == name]
         clusters = sorted({s.cluster for s in own})
-        times = fitted(own, priors()) if own else common["inside" if name in INSIDE else "across"]
-        if own:  # what its own tables do not touch: from the other classes
-            touched = {key for s in own for key in s.amounts}
-            rest = common["inside" if name in INSIDE else "across"]
-            times = {key: times[key] if key in touched else rest[key] for key in times}
+        rest = common["inside" if name in INSIDE else "across"]
+        touched = {key for s in own for key in s.amounts}
+        nominal = priors()
+        prior = {key: nominal[key] if key in touched else value for key, value in rest.items()}
+        times = fitted(own, prior) if own else rest
         found[name] = validated(FabricTimes, document(name, times, len(own), len(clusters)), name)
     return found
 
