@@ -12,15 +12,17 @@ from parsim.model.layer import Matmul, Pass, Work, contracted
 
 __all__ = ["Axis", "CollectiveKind", "Comm", "local_sizes", "owed_reductions", "result_bytes"]
 
-CollectiveKind = Literal["all_reduce", "reduce_scatter", "all_gather", "send"]
+CollectiveKind = Literal["all_reduce", "reduce_scatter", "all_gather", "all_to_all", "send"]
 
 
 class Comm(NamedTuple):
     """A collective inside an op.
 
-    `size_bytes` is the whole tensor on one group: the input of a reduction, the output of a gather. `at` names the
-    work it belongs to; it comes `before` that work or after it. `regather` marks the gather of an input that the
-    forward had gathered already: only the weight gradient needs it, so it runs beside other work.
+    `size_bytes` is the whole tensor on one group: the input of a reduction, the output of a gather; of an all-to-all
+    what one rank holds for all of the group, itself included. `across_bytes` is what of an all-to-all leaves the
+    domain, where that is not the share of the ranks outside. `at` names the work it belongs to; it comes `before` that
+    work or after it, or runs `beside` it and ends with it. `regather` marks the gather of an input that the forward
+    had gathered already: only the weight gradient needs it, so it runs beside other work.
     """
 
     kind: CollectiveKind
@@ -29,6 +31,8 @@ class Comm(NamedTuple):
     size_bytes: float
     before: bool = False
     regather: bool = False
+    beside: bool = False
+    across_bytes: float | None = None
 
 
 class Axis(Protocol):
@@ -60,16 +64,22 @@ def local_sizes(sizes: Sizes, axes: tuple[Axis, ...], narrowest: Sizes) -> dict[
     """
     result = dict(sizes)
     for axis in axes:
-        for dim in axis.cuts:
+        for dim in axis.cuts & result.keys():
             result[dim] = result[dim] / axis.degree
     return {dim: max(size, narrowest.get(dim, 0.0)) for dim, size in result.items()}
 
 
 def owed_reductions(axis: Axis, work: tuple[Work, ...], which: Pass) -> tuple[Matmul, ...]:
-    """The matmuls of a pass that `axis` owes a reduction for."""
+    """The matmuls of a pass that `axis` owes a reduction for.
+
+    A grouped matmul is one for each expert: an axis that cuts the experts sends their rows with them and owes nothing.
+    """
     if axis.degree == 1:
         return ()
-    return tuple(w for w in work if isinstance(w, Matmul) and contracted(w, which) & axis.cuts)
+    own = Dim.EXPERTS in axis.cuts
+    return tuple(
+        w for w in work if isinstance(w, Matmul) and contracted(w, which) & axis.cuts and not (own and w.experts)
+    )
 
 
 def result_bytes(matmul: Matmul, sizes: Sizes, which: Pass, word_bytes: int) -> float:
@@ -77,4 +87,4 @@ def result_bytes(matmul: Matmul, sizes: Sizes, which: Pass, word_bytes: int) -> 
     if which == "W":
         return word_bytes * length(matmul.inner, sizes) * length(matmul.cols, sizes)
     width: Extent = matmul.cols if which == "F" else matmul.inner
-    return word_bytes * rows_of(sizes) * length(width, sizes)
+    return word_bytes * rows_of(sizes, matmul.experts) * length(width, sizes)

@@ -3,17 +3,22 @@
 Ranks are numbered with tp innermost, then cp, dp, pp: rank = tp + TP * (cp + CP * (dp + DP * pp)). So the ranks of
 a tensor-parallel group are neighbours and those of a pipeline lie farthest apart (Megatron's and DeepSpeed's
 usual order).
+
+Experts see the same ranks in another way: those of one pipeline rank are expert_tp * ep * expert_dp, expert_tp
+innermost, so that the ranks of a dispatch are neighbours and those that hold the same experts lie ep * expert_tp apart.
 """
 
 from itertools import product
+from math import prod
 from typing import NamedTuple
 
 from parsim.errors import LayoutError
 from parsim.spec import Mesh
 
-__all__ = ["AXES", "Coordinates", "coordinates", "group_of", "groups", "rank_at"]
+__all__ = ["AXES", "EXPERT_AXES", "Coordinates", "coordinates", "expert_groups", "group_of", "groups", "rank_at"]
 
 AXES = ("tp", "cp", "dp", "pp")
+EXPERT_AXES = ("expert_tp", "ep", "expert_dp")
 
 
 class Coordinates(NamedTuple):
@@ -67,6 +72,27 @@ def group_of(mesh: Mesh, rank: int, *axes: str) -> tuple[int, ...]:
     at = coordinates(mesh, rank)
     base = rank_at(mesh, Coordinates(*(0 if axis in axes else at[i] for i, axis in enumerate(AXES))))
     return tuple(base + offset for offset in _offsets(mesh, axes))
+
+
+def expert_groups(mesh: Mesh, ep: int, expert_tp: int, axis: str) -> tuple[tuple[int, ...], ...]:
+    """All groups of ranks that differ on one of EXPERT_AXES alone, each in rank order: they partition the ranks.
+
+    LayoutError for another axis, or where ep * expert_tp does not divide dp * cp * tp.
+    """
+    width = mesh.tp * mesh.cp * mesh.dp
+    if axis not in EXPERT_AXES:
+        raise LayoutError(f"axis {axis!r}: the experts' view of a mesh has {', '.join(EXPERT_AXES)}")
+    if width % (ep * expert_tp):
+        raise LayoutError(f"ep {ep} * expert_tp {expert_tp}: must divide dp * cp * tp = {width}")
+    degrees = (expert_tp, ep, width // (ep * expert_tp))
+    at = EXPERT_AXES.index(axis)
+    stride = prod(degrees[:at])
+    block = stride * degrees[at]
+    return tuple(
+        tuple(range(start, start + block, stride))
+        for first in range(0, mesh.size, block)
+        for start in range(first, first + stride)
+    )
 
 
 def _offsets(mesh: Mesh, axes: tuple[str, ...]) -> list[int]:

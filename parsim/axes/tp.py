@@ -6,6 +6,9 @@ adds in the backward one all-gather per column-parallel matmul: its input is kep
 needs it whole (Korthikanti et al. 2022, section 4.2; Megatron's LinearWithGradAccumulation).
 
 Bytes sent per rank in F of a layer: 2 * 2 * (t-1)/t * (s*b*h*2), the same with and without sequence parallelism.
+
+The experts of a layer are cut by an axis of their own (expert_tp, another view of the same ranks): the tokens that
+were sent here are gathered over it, and the results of the second matmul reduced and scattered.
 """
 
 from dataclasses import dataclass
@@ -17,22 +20,25 @@ from parsim.model.layer import Elementwise, Matmul, Pass, Work
 __all__ = ["TensorAxis"]
 
 _OTHER: dict[Pass, Pass] = {"F": "I", "I": "F"}
-_CUTS = frozenset({Dim.QUERY, Dim.KV, Dim.FFN, Dim.VOCAB})
+_CUTS = frozenset({Dim.QUERY, Dim.KV, Dim.OUTPUT, Dim.NOPE, Dim.FFN, Dim.SHARED_FFN, Dim.VOCAB})
 
 
 @dataclass(frozen=True)
 class TensorAxis:
-    """tp of a run. With `parallel_residual` the sums of attention and MLP are added before they are reduced once."""
+    """tp of a run, or expert_tp. With `parallel_residual` the sums of attention and MLP are added before they are
+    reduced once. `experts` says that it cuts the experts' width and nothing else.
+    """
 
     degree: int
     sequence_parallel: bool = False
     parallel_residual: bool = False
     word_bytes: int = 2
     name: str = "tp"
+    experts: bool = False
 
     @property
     def cuts(self) -> frozenset[Dim]:
-        return _CUTS
+        return frozenset({Dim.EXPERT_FFN}) if self.experts else _CUTS
 
     def comms(self, work: tuple[Work, ...], sizes: Sizes, which: Pass) -> tuple[Comm, ...]:
         if self.degree == 1:
@@ -58,8 +64,8 @@ class TensorAxis:
         return result_bytes(matmul, sizes, which, self.word_bytes)
 
     def _regathers(self, work: tuple[Work, ...], sizes: Sizes) -> tuple[Comm, ...]:
-        """The cut inputs of column-parallel matmuls that their weight gradients need whole."""
-        if not self.sequence_parallel:
+        """The cut inputs of column-parallel matmuls that their weight gradients need whole; experts keep theirs."""
+        if not self.sequence_parallel or self.experts:
             return ()
         return tuple(
             Comm("all_gather", self.name, m.name, self._bytes(m, sizes, "I"), before=True, regather=True)
@@ -68,7 +74,7 @@ class TensorAxis:
 
     def _embedding(self, work: tuple[Work, ...], sizes: Sizes, which: Pass) -> tuple[Comm, ...]:
         """A look-up in a table cut by vocab is a sum over vocab: it owes a reduction in F; its gradient is gathered."""
-        looked_up = [w for w in work if isinstance(w, Elementwise) and w.role == "embedding"]
+        looked_up = [w for w in work if isinstance(w, Elementwise) and w.role == "embedding" and not self.experts]
         reduction: CollectiveKind = "reduce_scatter" if self.sequence_parallel else "all_reduce"
         size = self.word_bytes * rows_of(sizes) * sizes[Dim.HIDDEN]
         if which == "F":

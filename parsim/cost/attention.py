@@ -1,12 +1,14 @@
 """The attention core's time, by kernel: flash (flash 2, cuDNN, flash 3) and unfused (scores in memory).
 
-With A = 4 b s^2 a d the forward FLOP of the full square on a rank, and S the bytes of its b s^2 a scores:
+With A = 2 b s^2 a (d_qk + d_v) the forward FLOP of the full square on a rank, and S the bytes of its b s^2 a scores:
 
     flash    F = A/2 / (peak*ea*hf) * (1 + 552/s)          B = 2.5 * A/2 / (peak*ea*hf*0.64) * (1 + 552/s)
     unfused  F = A/(peak*0.63) + 5.2 S/hbm_eff             B = 2A/(peak*0.63) + 3.5 S/hbm_eff
 
-Flash kernels skip the causal half; unfused ones do not. hf is 0.76 for head_dim 64. A deterministic backward of
-flash costs 1.75 times as much (Ampere, Hopper).
+Flash kernels skip the causal half, and with a window w all but min(1/2, w/s) of the square; unfused ones do neither.
+hf is 0.76 for head_dim 64 and 0.66 for MLA's heads. A deterministic backward of flash costs 1.75 times as much (6.4
+times on Blackwell). Learned sinks outside the kernel add 1.6 S/hbm_eff to F and 2.4 to B. In a ring of c ranks flash
+kernels are 1 + 0.029 (c-1) slower.
 """
 
 from typing import Literal
@@ -14,24 +16,40 @@ from typing import Literal
 from parsim.cost.constants import Constants
 from parsim.cost.rates import Rates
 from parsim.model.dims import Dim, Sizes
+from parsim.model.layer import AttentionCore
+from parsim.spec import Run
 
 __all__ = ["attention_seconds"]
 
 
 def attention_seconds(
-    sizes: Sizes, head_dim: int, which: Literal["F", "B"], rates: Rates, constants: Constants, deterministic: bool
+    core: AttentionCore, sizes: Sizes, which: Literal["F", "B"], run: Run, rates: Rates, constants: Constants
 ) -> float:
     """Seconds of scores, softmax and weighted sum of one layer, forward or backward, for local `sizes`."""
-    square = sizes[Dim.BATCH] * sizes[Dim.SEQ] ** 2
-    flops = 4 * square * sizes[Dim.QUERY]
+    square = sizes[Dim.BATCH] * sizes[Dim.SEQ] * sizes[Dim.CONTEXT]
+    flops = 2 * square * (sizes[Dim.QUERY] + sizes[Dim.OUTPUT])
+    score_bytes = rates.word_bytes * square * sizes[Dim.QUERY] / run.model.head_dim
     if not rates.attention:
-        score_bytes = rates.word_bytes * square * sizes[Dim.QUERY] / head_dim
         matmuls = (1 if which == "F" else 2) * flops / (rates.peak_flops_per_s * constants.unfused_rate)
         passes = constants.unfused_forward_passes if which == "F" else constants.unfused_backward_passes
         return matmuls + passes * score_bytes / rates.memory_bytes_per_s
-    rate = rates.peak_flops_per_s * rates.attention * (constants.head_dim_64 if head_dim <= 64 else 1.0)
-    forward = flops / 2 / rate * (1 + constants.flash_overhead_tokens / sizes[Dim.SEQ])
-    if which == "F":
-        return forward
-    slower = constants.deterministic_backward if deterministic else 1.0
-    return forward * constants.flash_backward_flops / constants.flash_backward_rate * slower
+    seen = 0.5 if core.window is None else min(0.5, core.window / sizes[Dim.CONTEXT])
+    rate = rates.peak_flops_per_s * rates.attention * _head_rate(run, constants)
+    flash = flops * seen / rate * (1 + constants.flash_overhead_tokens / sizes[Dim.CONTEXT]) * _ring(run, constants)
+    if which == "B":
+        flash *= constants.flash_backward_flops / constants.flash_backward_rate * rates.deterministic
+    if run.software.attention != "unfused_sinks":
+        return flash
+    passes = constants.sinks_forward_passes if which == "F" else constants.sinks_backward_passes
+    return flash + passes * score_bytes / rates.memory_bytes_per_s
+
+
+def _head_rate(run: Run, constants: Constants) -> float:
+    if run.model.mla is not None:
+        return constants.latent_heads
+    return constants.head_dim_64 if run.model.head_dim <= 64 else 1.0
+
+
+def _ring(run: Run, constants: Constants) -> float:
+    layout = run.layout
+    return 1 + constants.cp_kernel * (layout.mesh.cp - 1) if layout.cp_comm == "ring" else 1.0

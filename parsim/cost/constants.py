@@ -1,11 +1,11 @@
 """Constants of the roofline that belong to no GPU type: fitted together to 409 published timings of 17 publications
 (A100 to GB300). They trade off against each other, so they are used, or fitted again, as a set. Evidence: fitted,
-unless a line says assumed. What belongs to a GPU type stands in its file (`GpuSpec.efficiency`).
+unless ASSUMED names it. What belongs to a GPU type stands in its file (`GpuSpec.efficiency`).
 """
 
 from dataclasses import dataclass
 
-__all__ = ["FITTED", "Constants"]
+__all__ = ["ASSUMED", "FITTED", "Constants"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,13 @@ class Constants:
     wave_limit: float = 3.0  # beyond this loss a library picks smaller tiles
     unthrottled: float = 0.76  # time of matmuls on Hopper in a benchmark too short to reach the power limit
     matmul_bytes: float = 0.70  # share of operand and result bytes that shows, at the datasheet's memory rate
+    cast_bytes: float = 3.0  # of an operand cast to fp8 or fp4: 2 read, 1 written (a fact, not fitted)
+    cast_passes: float = 1.48  # how often they are moved, in passes over that
+    cast_weights: float = 0.5  # of the cast of weights, done once a step
+    rowwise: float = 2.4  # matmul time with a scale for each row over one for a tensor
+    blockwise: float = 1.27  # the same with a scale for each block of 128
+    grouped: float = 1.01  # matmul time of experts together over one matmul of the same tiles
+    grouped_launches: int = 4  # at most, however many experts
 
     # Attention.
     flash_overhead_tokens: float = 552.0  # flash kernels slow by 1 + this / seq
@@ -29,6 +36,10 @@ class Constants:
     unfused_forward_passes: float = 5.2  # bytes moved over the score tensor's bytes, forward
     unfused_backward_passes: float = 3.5
     deterministic_backward: float = 1.75  # flash backward in a fixed order, on Ampere and Hopper
+    deterministic_blackwell: float = 6.4  # the same on Blackwell; rests on two measurements
+    latent_heads: float = 0.66  # rate of flash kernels at MLA's heads (192 wide, values 128)
+    sinks_forward_passes: float = 1.6  # learned sinks outside a flash kernel: passes over the score tensor
+    sinks_backward_passes: float = 2.4
 
     # Work limited by memory: reads and writes of the tensor named, in elements.
     norm_passes: float = 3.8  # norm and residual, of hidden
@@ -42,12 +53,21 @@ class Constants:
     loss_forward_share: float = 0.4
     embedding_bytes: float = 24.0  # per token and hidden element of a micro-batch, both directions
 
+    # Mixture of experts.
+    permute_passes: float = 1.4  # permutation, and its reverse, of the routed tokens' hidden
+    router_s: float = 33e-6  # scores to a map of tokens: many small kernels
+
+    # Recomputation of modules. Assumed.
+    norm_again: float = 0.5  # of a norm's time: without the residual sum
+    activation_again: float = 1.0
+
     # Recomputation of every second matmul (torchtitan's selective op): shares of a forward that run again.
     alternate_matmuls: float = 0.5
     alternate_tensor_parallel: float = 0.5
 
     # The host: the slower of GPU and host sets the pace, (gpu^6 + host^6)^(1/6).
     host_layer_s: float = 1.55e-3  # per dense layer and direction
+    host_moe_layer_s: float = 4.1e-3  # per layer with experts
     host_sharpness: float = 6.0
     host_graphs: float = 0.65  # with attention captured in CUDA graphs
     microbatch_s: float = 0.7e-3  # per micro-batch and stage: loop, zeroing, hooks
@@ -58,6 +78,18 @@ class Constants:
     tp_overlapped: float = 0.22  # contention of collectives that Transformer Engine overlaps with matmuls
     tp_async: float = 0.71  # the same for PyTorch's async tensor parallelism
     tp_regather: float = 0.61  # contention of the backward's extra all-gather
+
+    # Context parallelism.
+    cp_kernel: float = 0.029  # flash kernels slow by 1 + this * (cp-1) in a ring: smaller blocks, merged results
+    cp_contention: float = 0.12  # of the ring beside the core
+    cp_exchange_backward: float = 1.5  # time of Ulysses' exchanges in the backward over the forward
+
+    # Exchanges of context and expert parallelism.
+    exchange_nvlink: float = 0.77  # of the data sheet's rate
+    exchange_nic: float = 0.89
+    exchange_s: float = 22e-6
+    exchange_rank: float = 0.02  # a call grows by this share for each rank of ep
+    ep_contention: float = 0.15  # of an exchange that other micro-batches' compute hides. Assumed.
 
     # Messages between stages.
     message_nic: float = 0.95  # share of the NIC that one message reaches
@@ -84,3 +116,16 @@ class Constants:
 
 
 FITTED = Constants()
+
+ASSUMED = frozenset(
+    {
+        "tile_rows",
+        "tile_cols",
+        "cast_bytes",
+        "norm_again",
+        "activation_again",
+        "ep_contention",
+        "pair_contention",
+    }
+)
+"""What was not fitted: facts of the kernels, and what no published run tells apart."""

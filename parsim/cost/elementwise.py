@@ -15,11 +15,13 @@ def elementwise_seconds(
     """Seconds of `work` for local `sizes` (with sequence parallelism, those of its cut region).
 
     forward = word bytes * passes * tokens * width / hbm_eff, backward 1.75 times that, all of it in I; the embedding's
-    backward is in W. Dropout costs nothing where the run has none.
+    backward is in W. Dropout costs nothing where the run has none. A router is many small kernels: 33 us.
     """
     if which == "W" and work.role != "embedding":
         return 0.0
-    elements = rows_of(sizes) * length(work.width, sizes)
+    if work.role == "router":
+        return constants.router_s if which == "F" else constants.router_s * constants.elementwise_backward
+    elements = rows_of(sizes, work.experts) * length(work.width, sizes)
     if work.role == "loss":
         share = constants.loss_forward_share if which == "F" else 1 - constants.loss_forward_share
         return share * constants.loss_bytes_per_logit * elements / rates.memory_bytes_per_s
@@ -33,6 +35,8 @@ def elementwise_seconds(
 def _passes(work: Elementwise, run: Run, constants: Constants) -> float:
     if work.role == "dropout":
         return constants.dropout_passes if run.software.hidden_dropout > 0 else 0.0
+    if work.role == "permute":
+        return constants.permute_passes
     passes = {
         "norm": constants.norm_passes,
         "rope": constants.rope_passes,

@@ -1,106 +1,139 @@
 """The segments of one layer, embedding or head in a pass: its work as kernels, what the axes owe between them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from parsim.axes.axis import Axis, Comm, local_sizes
-from parsim.axes.dp import DataAxis
-from parsim.axes.tp import TensorAxis
+from parsim.axes.axis import Comm
 from parsim.cost.attention import attention_seconds
+from parsim.cost.collectives import InnerCollectives
 from parsim.cost.constants import Constants
 from parsim.cost.elementwise import elementwise_seconds
 from parsim.cost.matmul import matmul_seconds
 from parsim.cost.rates import Rates
-from parsim.cost.segments import Block, Collective, Kernel, Segment
-from parsim.model.dims import Dim, Sizes, extent_dims, model_sizes, padded_vocab
+from parsim.cost.run_axes import RunAxes
+from parsim.cost.segments import Block, Kernel, Segment
+from parsim.model.dims import Dim, Extent, Sizes, extent_dims
 from parsim.model.layer import AttentionCore, Elementwise, Matmul, Pass, Work, shape
-from parsim.network.price import Latency, Path, collective_seconds
 from parsim.spec import Run
 
-__all__ = ["LayerSegments", "local_sizes_of"]
-
-
-def local_sizes_of(run: Run, tp: TensorAxis, dp: DataAxis) -> dict[Dim, float]:
-    """Lengths on one rank of `run`, for one micro-batch."""
-    layout = run.layout
-    sizes = model_sizes(run.model, layout.micro_batch_size * layout.mesh.dp, run.batch.sequence_length)
-    sizes[Dim.VOCAB] = padded_vocab(run.model.vocab, run.software.vocab_pad_multiple, layout.mesh.tp)
-    axes: tuple[Axis, ...] = (tp, dp)
-    return local_sizes(sizes, axes, {Dim.KV: run.model.head_dim})
+__all__ = ["LayerSegments"]
 
 
 class LayerSegments:
-    """Prices the work of a run's layers on one rank. `path` is what its tensor-parallel group talks over."""
+    """Prices the work of a run's layers on one rank. `layer_rates` are those of the layers' matmuls."""
 
-    def __init__(self, run: Run, tp: TensorAxis, sizes: Sizes, path: Path, rates: Rates, constants: Constants) -> None:
-        self._run, self._tp, self._sizes, self._path = run, tp, sizes, path
-        self._rates, self._constants = rates, constants
+    def __init__(
+        self,
+        run: Run,
+        axes: RunAxes,
+        sizes: Sizes,
+        collectives: InnerCollectives,
+        rates: Rates,
+        layer_rates: Rates,
+        constants: Constants,
+    ) -> None:
+        self._run, self._axes, self._sizes, self._collectives = run, axes, sizes, collectives
+        self._rates, self._layer_rates, self._constants = rates, layer_rates, constants
 
     def forward(self, work: tuple[Work, ...], matmul_share: float = 1.0, comm_share: float = 1.0) -> Block:
         """The block of F. The shares shorten matmuls (with the attention core) and collectives: what a partial
         recomputation plays again.
         """
         segments: list[Segment] = []
-        comms = self._tp.comms(work, self._sizes, "F")
+        comms = self._comms(work, "F")
         for item in work:
             seconds = self._seconds(item, "F") * (1.0 if isinstance(item, Elementwise) else matmul_share)
-            segments += self._beside(item, comms, [Kernel(item.name, seconds)], comm_share)
+            segments += self._beside(item, comms, [Kernel(item.name, seconds)], "F", comm_share)
+        return tuple(s for s in segments if s.seconds > 0)
+
+    def modules_again(self, work: tuple[Work, ...]) -> Block:
+        """The block of what the run's recomputed modules play again before the backward (but for the attention core,
+        which goes right before its own).
+        """
+        shares = {item: share for item in work if (share := self._share_again(item))}
+        chosen = tuple(shares)
+        comms = self._comms(chosen, "F")
+        segments: list[Segment] = []
+        for item, share in shares.items():
+            segments += self._beside(item, comms, [Kernel(f"{item.name}_again", share * self._seconds(item, "F"))], "F")
         return tuple(s for s in segments if s.seconds > 0)
 
     def input_gradient(self, work: tuple[Work, ...], core_again: bool = False) -> Block:
         """The block of I: the work in reverse; with `core_again` the attention core's forward before its backward."""
         segments: list[Segment] = []
-        comms = self._tp.comms(work, self._sizes, "I")
+        comms = self._comms(work, "I")
         for item in reversed(work):
             kernels = [Kernel(f"{item.name}_input", self._seconds(item, "I"))]
             if core_again and isinstance(item, AttentionCore):
-                kernels.insert(0, Kernel(f"{item.name}_again", self._seconds(item, "F")))
-            segments += self._beside(item, comms, kernels)
+                again = [Kernel(f"{item.name}_again", self._seconds(item, "F"))]
+                segments += self._beside(item, self._comms(work, "F"), again, "F")
+            segments += self._beside(item, comms, kernels, "I")
         return tuple(s for s in segments if s.seconds > 0)
 
     def weight_gradient(self, work: tuple[Work, ...]) -> Block:
         """The block of W: the weight gradients in reverse."""
         segments: list[Segment] = []
-        comms = self._tp.comms(work, self._sizes, "W")
+        comms = self._comms(work, "W")
         for item in reversed(work):
-            segments += self._beside(item, comms, [Kernel(f"{item.name}_weight", self._seconds(item, "W"))])
+            segments += self._beside(item, comms, [Kernel(f"{item.name}_weight", self._seconds(item, "W"))], "W")
         return tuple(s for s in segments if s.seconds > 0)
 
-    def _beside(self, item: Work, comms: Iterable[Comm], kernels: list[Kernel], share: float = 1.0) -> list[Segment]:
+    def _comms(self, work: tuple[Work, ...], which: Pass) -> list[Comm]:
+        return [comm for axis in self._axes.inside for comm in axis.comms(work, self._sizes, which)]
+
+    def _beside(
+        self, item: Work, comms: Iterable[Comm], kernels: list[Kernel], which: Pass, share: float = 1.0
+    ) -> Iterator[Segment]:
         """The kernels of a piece of work with its collectives where they belong: one that overlaps is issued first."""
-        before: list[Segment] = []
         after: list[Segment] = []
         for comm in comms:
             if comm.at == item.name:
-                collective = self._collective(comm, share)
-                (before if comm.before or collective.overlaps else after).append(collective)
-        return [*before, *kernels, *after]
+                collective = self._collectives.price(comm, which, share)
+                if comm.before or collective.overlaps:
+                    yield collective
+                else:
+                    after.append(collective)
+        yield from kernels
+        yield from after
 
-    def _collective(self, comm: Comm, share: float) -> Collective:
-        constants, overlap = self._constants, self._run.software.tp_overlap
-        call = constants.tp_all_reduce_s if comm.kind == "all_reduce" else constants.tp_half_s
-        latency = Latency(call, 0.0, self._run.cluster.node.nic_latency_s)
-        seconds = share * collective_seconds(comm.kind, comm.size_bytes, self._path, latency)
-        contention = {
-            "none": constants.pair_contention,
-            "te_userbuffers": constants.tp_overlapped,
-            "async_tp": constants.tp_async,
-        }[overlap]
-        if comm.regather:
-            contention = min(contention, constants.tp_regather) if overlap != "none" else constants.tp_regather
-        overlaps = comm.regather or overlap != "none"
-        return Collective(comm.kind, comm.axis, comm.size_bytes, self._path.ranks, seconds, overlaps, contention)
+    def _share_again(self, item: Work) -> float:
+        """How much of a piece of work the recomputed modules play again."""
+        modules, constants = self._run.layout.recompute.modules, self._constants
+        if isinstance(item, AttentionCore):
+            return 0.0
+        named = {"up_projection": "mla_up_proj", "mlp": "mlp", "moe": "moe"}.get(item.module)
+        if named in modules:
+            return 1.0
+        if isinstance(item, Matmul):
+            return 0.0
+        if item.role == "norm" and "layernorm" in modules:
+            return constants.norm_again
+        is_named = "act" in modules or ("moe_act" in modules and item.module == "moe")
+        return constants.activation_again if item.role == "activation" and is_named else 0.0
 
     def _seconds(self, item: Work, which: Pass) -> float:
-        run, sizes, rates, constants = self._run, self._sizes, self._rates, self._constants
+        run, rates, constants = self._run, self._rates, self._constants
         if isinstance(item, Matmul):
-            return matmul_seconds(*shape(item, sizes, which), rates, constants)
+            sizes = self._region(item.inner + item.cols, item.experts)
+            experts = sizes[Dim.EXPERTS] if item.experts else None
+            kind = self._layer_rates if item.layer else rates
+            return matmul_seconds(*shape(item, sizes, which), kind, constants, experts, self._cast(item, sizes))
         if isinstance(item, AttentionCore):
-            deterministic = run.software.deterministic_attention
             if which == "W":
                 return 0.0
-            return attention_seconds(
-                sizes, run.model.head_dim, "F" if which == "F" else "B", rates, constants, deterministic
-            )
-        if self._tp.sequence_parallel and not extent_dims(item.width) & self._tp.cuts and item.role != "embedding":
-            sizes = {**sizes, Dim.SEQ: sizes[Dim.SEQ] / self._tp.degree}
-        return elementwise_seconds(item, sizes, which, run, rates, constants)
+            return attention_seconds(item, self._sizes, "F" if which == "F" else "B", run, rates, constants)
+        whole = item.experts or item.role == "embedding"
+        return elementwise_seconds(item, self._region(item.width, whole), which, run, rates, constants)
+
+    def _cast(self, item: Matmul, sizes: Sizes) -> float:
+        """Operand elements of a matmul (of each expert's) that are cast to fp8 or fp4 in each pass."""
+        if not (item.layer and self._layer_rates.cast):
+            return 0.0
+        rows, inner, cols = shape(item, sizes, "F")
+        return rows * inner + self._constants.cast_weights * inner * cols / self._run.microbatches
+
+    def _region(self, extent: Extent, whole: bool) -> Sizes:
+        """Local sizes; with sequence parallelism the tokens are cut where no dim is cut by tp."""
+        tensor = self._axes.tensor
+        if whole or not tensor.sequence_parallel or extent_dims(extent) & tensor.cuts:
+            return self._sizes
+        return {**self._sizes, Dim.SEQ: self._sizes[Dim.SEQ] / tensor.degree}

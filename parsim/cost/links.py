@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parsim.axes.mesh import group_of
+from parsim.axes.mesh import expert_groups, group_of
 from parsim.cost.constants import Constants
 from parsim.network.estimate import Correction
 from parsim.network.groups import AxisGroups, axis_groups, groups_at_once, members_of
@@ -38,6 +38,8 @@ class RunLinks:
 
     run: Run
     links: Links
+    exchange: Links
+    """Effective rates of all-to-alls."""
     correction: Correction | None = None
 
     @cached_property
@@ -46,6 +48,50 @@ class RunLinks:
         mesh = self.run.layout.mesh
         path = _slowest(mesh, self.links, range(0, self.run.ranks, mesh.tp), "tp")
         return self._shared(path, axis_groups(self.run.cluster, mesh, "tp"))
+
+    @cached_property
+    def context(self) -> Path:
+        """Of context-parallel groups, for gathers."""
+        mesh = self.run.layout.mesh
+        width = mesh.tp * mesh.cp
+        bases = [first + index for first in range(0, self.run.ranks, width) for index in range(mesh.tp)]
+        path = _slowest(mesh, self.links, bases, "cp")
+        return self._shared(path, axis_groups(self.run.cluster, mesh, "cp"))
+
+    @cached_property
+    def context_ring(self) -> Path:
+        """Of context-parallel groups whose ranks hand on to their neighbours: each has its own NIC, and no other."""
+        return self._one_nic(self.context, self.links)
+
+    @cached_property
+    def context_exchange(self) -> Path:
+        """Of context-parallel groups, for all-to-alls."""
+        return self._exchanging(self.context)
+
+    @cached_property
+    def expert(self) -> Path:
+        """Of the groups that dispatch tokens to each other's experts."""
+        return self._exchanging(self._expert_path("ep"))
+
+    @cached_property
+    def expert_tensor(self) -> Path:
+        """Of the ranks that each have a slice of the same experts."""
+        return self._expert_path("expert_tp")
+
+    @cached_property
+    def expert_data(self) -> DataPaths:
+        """Of the groups that hold the same experts, on one pipeline rank."""
+        return self.expert_data_paths((0,))
+
+    def expert_data_paths(self, pipeline_ranks: tuple[int, ...]) -> DataPaths:
+        """As `data_paths`, of the ranks that hold the same experts; they share one set of optimizer states."""
+        layout, node = self.run.layout, self.run.cluster.node
+        width = self.run.ranks // layout.mesh.pp
+        group = expert_groups(layout.mesh, layout.ep, layout.expert_tp, "expert_dp")[0]
+        ranks = [rank * width + r for rank in pipeline_ranks for r in group]
+        path = self._shared(path_between(ranks, self.links), self._expert_holders)
+        alone = path_between(ranks[:1], self.links)
+        return DataPaths(path, path, alone, Latency(0.0, node.nvlink_latency_s, node.nic_latency_s))
 
     @cached_property
     def data(self) -> DataPaths:
@@ -103,6 +149,34 @@ class RunLinks:
         across = groups_at_once(cluster, cut.transpose(0, 2, 1).reshape(-1, cut.shape[1]), ("dp",), self.run.ranks)
         return whole, inside, across
 
+    @cached_property
+    def _expert_holders(self) -> AxisGroups:
+        return self._expert_groups("expert_dp")
+
+    def _expert_groups(self, axis: str) -> AxisGroups:
+        layout = self.run.layout
+        members = np.array(expert_groups(layout.mesh, layout.ep, layout.expert_tp, axis), np.intp)
+        return groups_at_once(self.run.cluster, members, (axis,), self.run.ranks)
+
+    def _expert_path(self, axis: str) -> Path:
+        layout, domain = self.run.layout, self.links.domain
+        groups = expert_groups(layout.mesh, layout.ep, layout.expert_tp, axis)
+        different = {group[0] % domain: group for group in groups}
+        paths = {path_between(group, self.links) for group in different.values()}
+        return self._shared(min(paths, key=_speed), self._expert_groups(axis))
+
+    def _one_nic(self, path: Path, links: Links) -> Path:
+        """The path where each rank sends over links of its own."""
+        if path.domains == 1:
+            return path
+        return path._replace(bytes_per_s=min(path.bytes_per_s, links.nic_bytes_per_s))
+
+    def _exchanging(self, path: Path) -> Path:
+        """The path with what one rank exchanges over, inside its domain and across."""
+        return path._replace(
+            inside_bytes_per_s=self.exchange.nvlink_bytes_per_s, across_bytes_per_s=self.exchange.nic_bytes_per_s
+        )
+
     def _set_size(self, ranks: int) -> int:
         return min(self.run.layout.zero_group or ranks, ranks)
 
@@ -119,7 +193,7 @@ class RunLinks:
         return path._replace(reach=reach, correction=self.correction)
 
 
-def links_of(run: Run, correction: Correction | None = None) -> RunLinks:
+def links_of(run: Run, constants: Constants, correction: Correction | None = None) -> RunLinks:
     """The links of a run. LayoutError where a group needs a link that the cluster does not have."""
     node = run.cluster.node
     shares = node.gpu.efficiency
@@ -128,7 +202,12 @@ def links_of(run: Run, correction: Correction | None = None) -> RunLinks:
         nic_bytes_per_s=node.nic_bytes_per_s_per_gpu * shares.nic,
         domain=spread(run.ranks, node.nvlink_domain, node.gpus),
     )
-    return RunLinks(run, links, correction)
+    exchange = replace(
+        links,
+        nvlink_bytes_per_s=_inside(node) * constants.exchange_nvlink,
+        nic_bytes_per_s=node.nic_bytes_per_s_per_gpu * constants.exchange_nic,
+    )
+    return RunLinks(run, links, exchange, correction)
 
 
 def _inside(node: NodeSpec) -> float:
@@ -142,4 +221,8 @@ def _slowest(mesh: Mesh, links: Links, bases: Iterable[int], *axes: str) -> Path
     """
     different = {base % links.domain: base for base in bases}
     paths = {path_between(group_of(mesh, base, *axes), links) for base in different.values()}
-    return min(paths, key=lambda path: (path.bytes_per_s, -path.domains))
+    return min(paths, key=_speed)
+
+
+def _speed(path: Path) -> tuple[float, int]:
+    return path.bytes_per_s, -path.domains

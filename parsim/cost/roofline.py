@@ -5,32 +5,30 @@ overlapped pair plays both lists on one pair of streams. See matmul, attention, 
 collectives, stage for how an op is put together, step_end for what happens once a step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-from parsim.axes.dp import DataAxis
-from parsim.axes.pp import PipelineAxis
-from parsim.axes.tp import TensorAxis
-from parsim.cost.constants import FITTED, Constants
-from parsim.cost.layer_segments import LayerSegments, local_sizes_of
+from parsim.cost.collectives import InnerCollectives
+from parsim.cost.constants import ASSUMED, FITTED, Constants
+from parsim.cost.layer_segments import LayerSegments
 from parsim.cost.links import RunLinks, links_of
 from parsim.cost.priceable import check_priceable
-from parsim.cost.rates import Rates, rates_of
+from parsim.cost.rates import Rates, layer_rates_of, rates_of
+from parsim.cost.run_axes import RunAxes, axes_of
 from parsim.cost.segments import Block, Played, play, play_pair
 from parsim.cost.stage import Part, StageSegments
-from parsim.cost.step_end import StepEnd, step_end, straggler_factor
+from parsim.cost.step_end import Holding, StepEnd, step_end, straggler_factor
 from parsim.errors import ScheduleError
 from parsim.model.dims import Sizes
+from parsim.model.layer import layer_kind
 from parsim.network.estimate import Correction
 from parsim.plan.op import COMPUTE, Kind, Op, Slot
 from parsim.plan.placement import Placement
 from parsim.spec import Run
 
 __all__ = ["RooflineCost"]
-
-_CUT_MESSAGES = frozenset({"megatron-2021", "megatron-2022", "zero-bubble-megatron"})  # scatter, send, gather
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class RooflineCost:
         """Delay of a micro-batch's activation or gradient from one stage to another; 0 on the same rank."""
         ranks = self.placement.rank_of[source], self.placement.rank_of[target]
         if ranks not in self._played:
-            size = self.pipeline_axis.message(self._sizes).size_bytes
+            size = self._axes.pipeline.message(self._sizes).size_bytes
             self._played[ranks] = (
                 0.0 if ranks[0] == ranks[1] else self._links.message_seconds(*ranks, size, self.constants)
             )
@@ -89,41 +87,20 @@ class RooflineCost:
         """Where the numbers come from: the grade of every constant and of what is read from the GPU and the node."""
         node = self.run.cluster.node
         found = {f"constants.{item.name}": "fitted" for item in fields(self.constants)}
-        found |= dict.fromkeys(("constants.tile_rows", "constants.tile_cols", "constants.pair_contention"), "assumed")
+        found |= dict.fromkeys((f"constants.{name}" for name in ASSUMED), "assumed")
         found |= {f"gpu.{name}": str(known.grade) for name, known in node.gpu.evidence.items()}
         found |= {f"node.{name}": str(known.grade) for name, known in node.evidence.items()}
         return found | ({"network.collectives": "calibrated"} if self.correction is not None else {})
 
-    # The axes of the run
-
-    @cached_property
-    def tensor_axis(self) -> TensorAxis:
-        """tp."""
-        layout = self.run.layout
-        return TensorAxis(
-            layout.mesh.tp, layout.sequence_parallel, self.run.model.parallel_residual, self.run.layout.word_bytes
-        )
-
-    @cached_property
-    def data_axis(self) -> DataAxis:
-        """dp; parameters are gathered layer by layer unless a pipeline keeps them for the whole step."""
-        layout = self.run.layout
-        sharded = layout.zero_stage == 3 and layout.mesh.pp == 1
-        gradient = self.run.software.gradient_bytes
-        return DataAxis(layout.mesh.dp, sharded, layout.reshard_after_forward, gradient, self.run.layout.word_bytes)
-
-    @cached_property
-    def pipeline_axis(self) -> PipelineAxis:
-        """pp."""
-        layout = self.run.layout
-        cut = layout.sequence_parallel or self.run.software.framework in _CUT_MESSAGES
-        return PipelineAxis(layout.mesh.pp, 1 / layout.mesh.tp if cut else 1.0, self.run.layout.word_bytes)
-
     # Inside
 
     @cached_property
+    def _axes(self) -> RunAxes:
+        return axes_of(self.run, self._links.expert.domains if self.run.model.moe is not None else 1)
+
+    @cached_property
     def _sizes(self) -> Sizes:
-        return local_sizes_of(self.run, self.tensor_axis, self.data_axis)
+        return self._axes.sizes(self.run)
 
     @cached_property
     def _rates(self) -> Rates:
@@ -131,26 +108,37 @@ class RooflineCost:
 
     @cached_property
     def _links(self) -> RunLinks:
-        return links_of(self.run, self.correction)
+        return links_of(self.run, self.constants, self.correction)
 
     @cached_property
     def _stages(self) -> StageSegments:
-        layer = LayerSegments(self.run, self.tensor_axis, self._sizes, self._links.tensor, self._rates, self.constants)
-        return StageSegments(self.run, self.data_axis, self._sizes, layer, self._links, self.constants)
+        run, axes, sizes, constants = self.run, self._axes, self._sizes, self.constants
+        collectives = InnerCollectives(run, self._links, constants)
+        layer_rates = layer_rates_of(run, constants)
+        layer = LayerSegments(run, axes, sizes, collectives, self._rates, layer_rates, constants)
+        return StageSegments(run, axes, sizes, layer, self._links, constants)
 
     @cached_property
     def _layers(self) -> tuple[int, ...]:
         return self.run.layers_of_parts(self.placement.parts)
 
     def _part(self, stage: int) -> Part:
-        part = self.placement.part_of[stage]
-        return Part(self._layers[part], self._recomputed(stage), part == 0, part == self.placement.parts - 1)
+        if ("part", stage) not in self._played:
+            part, parts = self.placement.part_of[stage], self.placement.parts
+            before = sum(self._layers[:part])
+            kinds = tuple(layer_kind(self.run.model, before + layer) for layer in range(self._layers[part]))
+            self._played["part", stage] = Part(kinds, self._recomputed(stage), part == 0, part == parts - 1)
+        found: Part = self._played["part", stage]
+        return found
 
     def _recomputed(self, stage: int) -> int:
-        """Layers of a stage that are recomputed in full."""
+        """Layers of a stage that are recomputed, in full or in the modules that the run names."""
+        recompute = self.run.layout.recompute
+        if recompute.mode == "selective":
+            recompute = recompute.model_copy(update={"mode": "full"})
         stages = self.placement.stages_of(self.placement.rank_of[stage])
         layers = [self._layers[self.placement.part_of[s]] for s in stages]
-        return self.run.layout.recompute.layers_of(layers)[stages.index(stage)]
+        return recompute.layers_of(layers)[stages.index(stage)]
 
     def _slot(self, slot: Slot) -> Played:
         kinds = {op.kind for op in slot.ops}
@@ -180,18 +168,17 @@ class RooflineCost:
             forward, backward = (self.seconds(Slot(Op(stage, kind, 0))) for kind in (Kind.F, Kind.B))
             in_flight = min(self.run.layout.mesh.pp, self.run.microbatches)
             window = backward, forward * ((on_rank - 1) * in_flight + 1)
-            self._played[key] = step_end(
-                self.run,
-                self.data_axis,
-                self._stages.parameters(part),
-                self._links.data_paths(self._twin_ranks(stage)),
-                window,
-                on_rank,
-                self._rates,
-                self.constants,
-            )
+            holdings = list(self._holdings(part, self._twin_ranks(stage)))
+            self._played[key] = step_end(self.run, holdings, window, on_rank, self._rates, self.constants)
         end: StepEnd = self._played[key]
         return end
+
+    def _holdings(self, part: Part, ranks: tuple[int, ...]) -> Iterator[Holding]:
+        """A part's weights by who holds the same ones, on all pipeline ranks that hold the part."""
+        axes, stages, links = self._axes, self._stages, self._links
+        yield Holding(axes.data, stages.parameters(part), links.data_paths(ranks))
+        if axes.expert_data is not None and (experts := stages.parameters(part, experts=True)):
+            yield Holding(axes.expert_data, experts, links.expert_data_paths(ranks))
 
     def _twin_ranks(self, stage: int) -> tuple[int, ...]:
         return tuple(sorted({self.placement.rank_of[twin] for twin in self.placement.twins(stage)}))

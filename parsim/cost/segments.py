@@ -3,7 +3,8 @@
 An op is a sequence of blocks; nothing of a block starts before the block before it has ended. Inside a block,
 kernels follow each other on the compute stream, collectives go to the communication stream. A collective that
 overlaps starts when the kernels before it have ended and lets those behind it run; any other stands in line: it
-starts when the kernels before it have ended, goes before collectives that overlap, and what is behind it waits.
+starts when the kernels before it have ended, goes before collectives that overlap, and what is behind it waits. One
+that joins overlaps with the next kernel alone: what follows that kernel waits for both.
 
 A kernel and a collective that run at the same time slow each other: both run at 1/(1+c), so that a collective of x
 seconds beside y seconds of kernels takes max(x, y) + c * min(x, y). c is the collective's `contention`, 0 to 1.
@@ -35,6 +36,7 @@ class Collective(NamedTuple):
     seconds: float
     overlaps: bool = False
     contention: float = 0.0
+    joins: bool = False
 
 
 Segment = Kernel | Collective
@@ -92,6 +94,8 @@ class _Reader:
         self._block = 0
         self._running = 0  # segments handed out and not ended
         self._held = False  # a kernel or a collective in line is out: nothing that follows may start
+        self._joining = 0  # collectives out that the kernel behind the next one waits for
+        self._joined = False  # that next kernel has been handed out
 
     def take(self) -> Segment | None:
         """The next segment if it may go to its stream now."""
@@ -100,15 +104,23 @@ class _Reader:
         segment, block = self._segments[self._next]
         if block != self._block and self._running:
             return None
+        if self._joining and self._joined:
+            return None
         self._next, self._block = self._next + 1, block
         self._running += 1
         self._held = _in_line(segment)
+        if _joins(segment):
+            self._joining, self._joined = self._joining + 1, False
+        elif isinstance(segment, Kernel):
+            self._joined = True
         return segment
 
     def ended(self, segment: Segment) -> None:
         self._running -= 1
         if _in_line(segment):
             self._held = False
+        if _joins(segment):
+            self._joining -= 1
 
 
 @dataclass
@@ -124,6 +136,10 @@ def _in_line(segment: Segment) -> bool:
     return isinstance(segment, Kernel) or not segment.overlaps
 
 
+def _joins(segment: Segment) -> bool:
+    return isinstance(segment, Collective) and segment.joins
+
+
 def _play(readers: Sequence[_Reader]) -> Played:
     now = 0.0
     exposed: dict[str, float] = {}
@@ -135,10 +151,10 @@ def _play(readers: Sequence[_Reader]) -> Played:
                 entry = _Entry(segment, reader, segment.seconds)
                 if isinstance(segment, Kernel):
                     compute.append(entry)
-                elif segment.overlaps:
+                elif segment.overlaps and not segment.joins:
                     communication.append(entry)
                 else:
-                    waiting = sum(_in_line(other.segment) for other in communication)
+                    waiting = sum(_in_line(other.segment) or _joins(other.segment) for other in communication)
                     communication.insert(waiting, entry)
         heads = [queue[0] for queue in (compute, communication) if queue]
         if not heads:

@@ -1,4 +1,4 @@
-"""A stage's ops as blocks: layers, the embedding on the first part, head and loss on the last.
+"""A stage's ops as blocks: layers, the embedding on the first part, head, loss and MTP layers on the last.
 
 F plays its layers forward, B, I and W in reverse. B is I and W of each layer in turn, so that seconds(B) =
 seconds(I) + seconds(W) unless gathers of cut parameters overlap both. Recomputation belongs to I, and so to B.
@@ -7,16 +7,28 @@ The host must launch every kernel: a layer takes (gpu^6 + host^6)^(1/6) per dire
 host time each, and each micro-batch pays a loop on every stage.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from parsim.axes.axis import Comm
+from parsim.axes.axis import CollectiveKind, Comm
 from parsim.axes.dp import DataAxis
 from parsim.cost.constants import Constants
 from parsim.cost.layer_segments import LayerSegments
-from parsim.cost.links import RunLinks
+from parsim.cost.links import DataPaths, RunLinks
+from parsim.cost.run_axes import RunAxes
 from parsim.cost.segments import Block, Collective, Kernel, play
 from parsim.model.dims import Dim, Sizes
-from parsim.model.layer import Pass, Work, dense_layer, embedding, head, matmul_parameters
+from parsim.model.layer import (
+    LayerKind,
+    Pass,
+    Work,
+    embedding,
+    head,
+    layer_kind,
+    layer_work,
+    matmul_parameters,
+    mtp_projection,
+)
 from parsim.network.price import Latency, collective_seconds
 from parsim.plan.op import Kind
 from parsim.spec import Run
@@ -29,9 +41,9 @@ _PASSES: dict[Kind, Pass] = {Kind.F: "F", Kind.I: "I", Kind.W: "W"}
 
 @dataclass(frozen=True)
 class Part:
-    """What a stage's cost depends on: its layers, how many of them are recomputed in full, and its ends."""
+    """What a stage's cost depends on: its layers in order, how many of the first are recomputed, and its ends."""
 
-    layers: int
+    layers: tuple[LayerKind, ...]
     recomputed: int = 0
     first: bool = False
     last: bool = False
@@ -43,77 +55,99 @@ class StageSegments:
     def __init__(
         self,
         run: Run,
-        dp: DataAxis,
+        axes: RunAxes,
         sizes: Sizes,
         layer: LayerSegments,
         links: RunLinks,
         constants: Constants,
     ) -> None:
-        self._run, self._dp, self._sizes = run, dp, sizes
+        self._run, self._axes, self._sizes = run, axes, sizes
         self._segments, self._links, self._constants = layer, links, constants
-        self._work = dense_layer(run.model)
-        self._layers = {
-            (kind, again): self._layer(kind, again)
-            for kind in (Kind.F, Kind.B, Kind.I, Kind.W)
-            for again in (False, True)
-        }
+        self._mtp = layer_kind(run.model, run.model.layers)
+        self._layers: dict[tuple[LayerKind, Kind, bool], tuple[Block, ...]] = {}
 
-    def parameters(self, part: Part) -> float:
-        """Matmul and embedding weights of a part on one rank (all of its tensor-parallel share)."""
+    def parameters(self, part: Part, experts: bool = False) -> float:
+        """Matmul and embedding weights of a part on one rank: its share of them; or those of its experts."""
+        predicted = self._run.model.mtp_layers if part.last else 0
+        held = sum(self._parameters(kind, experts) for kind in part.layers)
+        held += predicted * self._parameters(self._mtp, experts)
+        if experts:
+            return held
         table = self._sizes[Dim.VOCAB] * self._sizes[Dim.HIDDEN]
         shared = part.first and part.last and self._run.model.tied_embeddings
         tables = int(part.first) + int(part.last) - int(shared)
-        return part.layers * self.layer_parameters + tables * table
-
-    @property
-    def layer_parameters(self) -> float:
-        """Weights of one layer on one rank."""
-        return matmul_parameters(self._work, self._sizes)
+        return held + predicted * matmul_parameters(mtp_projection(), self._sizes) + tables * table
 
     def blocks(self, part: Part, kind: Kind) -> tuple[Block, ...]:
         """The blocks of an F, B, I or W of `part`, in the order they are played."""
         constants = self._constants
-        plain, again = self._layers[kind, False], self._layers[kind, True]
         loop: Block = () if kind is Kind.W else (Kernel("loop", constants.microbatch_s / 2),)
         first = self._end(embedding(), kind) if part.first else ()
-        last = self._end(head(), kind) if part.last else ()
+        last = self._last(kind) if part.last else ()
+        layers = list(self._layers_of(part, kind))
         if kind is Kind.F:
-            layers = again * part.recomputed + plain * (part.layers - part.recomputed)
             ordered = (loop, *self._unhidden(part, kind), *first, *layers, *last)
         else:
-            layers = plain * (part.layers - part.recomputed) + again * part.recomputed
             ordered = (loop, *last, *layers, *first, *self._unhidden(part, kind))
         return tuple(block for block in ordered if block)
 
-    def _layer(self, kind: Kind, again: bool) -> tuple[Block, ...]:
+    def _parameters(self, kind: LayerKind, experts: bool) -> float:
+        return matmul_parameters(layer_work(self._run.model, kind), self._sizes, experts)
+
+    def _layers_of(self, part: Part, kind: Kind) -> Iterator[Block]:
+        """The blocks of a part's layers, in the order of the pass."""
+        marked = [(layer, at < part.recomputed) for at, layer in enumerate(part.layers)]
+        for layer, again in marked if kind is Kind.F else reversed(marked):
+            key = layer, kind, again
+            if key not in self._layers:
+                self._layers[key] = self._layer(layer_work(self._run.model, layer), kind, again, layer.experts)
+            yield from self._layers[key]
+
+    def _last(self, kind: Kind) -> tuple[Block, ...]:
+        """Head and loss; behind them each MTP layer with a head of its own use."""
+        forward = self._end(head(), kind)
+        for _ in range(self._run.model.mtp_layers):
+            projection = self._layer(mtp_projection(), kind, False, False, host=False)
+            layer = self._layer(layer_work(self._run.model, self._mtp), kind, False, self._mtp.experts)
+            more = (*projection, *layer) if kind is Kind.F else (*layer, *projection)
+            own = self._end(head(), kind)
+            forward = (*forward, *more, *own) if kind is Kind.F else (*own, *more, *forward)
+        return forward
+
+    def _layer(
+        self, work: tuple[Work, ...], kind: Kind, again: bool, experts: bool, host: bool = True
+    ) -> tuple[Block, ...]:
         """One layer's blocks: I and W apart, or all in one beside the gathers of cut parameters."""
         passes: tuple[Pass, ...] = ("I", "W") if kind is Kind.B else (_PASSES[kind],)
-        blocks = tuple(self._pass(which, again) for which in passes)
-        gathers = tuple(self._gather(c) for which in passes for c in self._dp.comms(self._work, self._sizes, which))
+        blocks = tuple(self._pass(work, which, again, experts, host) for which in passes)
+        gathers = tuple(self._gathers(work, passes))
         return ((*gathers, *(segment for block in blocks for segment in block)),) if gathers else blocks
 
-    def _pass(self, which: Pass, again: bool) -> Block:
+    def _pass(self, work: tuple[Work, ...], which: Pass, again: bool, experts: bool, host: bool) -> Block:
         if which == "F":
-            return self._with_host(self._segments.forward(self._work), 1.0)
-        if which == "W":
-            return self._with_host(self._segments.weight_gradient(self._work), 0.5)
-        core_again = "core_attn" in self._run.layout.recompute.modules
-        gradient = self._segments.input_gradient(self._work, core_again)
-        return self._with_host((*self._recomputed(again), *gradient), 0.5)
+            block, share = self._segments.forward(work), 1.0
+        elif which == "W":
+            block, share = self._segments.weight_gradient(work), 0.5
+        else:
+            core = again and "core_attn" in self._run.layout.recompute.modules
+            block = self._segments.input_gradient(work, core)
+            block, share = ((*self._recomputed(work), *block) if again else block), 0.5
+        return self._with_host(block, share, experts) if host else block
 
-    def _recomputed(self, whole: bool) -> Block:
-        """What the backward plays of the forward: a whole layer, or about half of it (every second matmul)."""
+    def _recomputed(self, work: tuple[Work, ...]) -> Block:
+        """What the backward plays of the forward: a whole layer, about half of it (every second matmul), or modules."""
         recompute, constants = self._run.layout.recompute, self._constants
-        if whole:
-            return self._segments.forward(self._work)
+        if recompute.mode == "full":
+            return self._segments.forward(work)
         if "every_second_matmul" in recompute.modules:
-            return self._segments.forward(self._work, constants.alternate_matmuls, constants.alternate_tensor_parallel)
-        return ()
+            return self._segments.forward(work, constants.alternate_matmuls, constants.alternate_tensor_parallel)
+        return self._segments.modules_again(work)
 
-    def _with_host(self, block: Block, share: float) -> Block:
+    def _with_host(self, block: Block, share: float, experts: bool) -> Block:
         """The block, and how much longer the host needs to launch it than the GPU to play it."""
         constants, graphs = self._constants, self._run.software.cuda_graphs
-        host = 0.0 if graphs in ("full", "full_iteration") else constants.host_layer_s * share
+        whole = constants.host_moe_layer_s if experts else constants.host_layer_s
+        host = 0.0 if graphs in ("full", "full_iteration") else whole * share
         if isinstance(graphs, tuple):
             host *= constants.host_graphs
         gpu = play([block]).seconds
@@ -128,9 +162,19 @@ class StageSegments:
         gradient = (self._segments.input_gradient(work),) if kind in (Kind.B, Kind.I) else ()
         return (*gradient, self._segments.weight_gradient(work)) if kind in (Kind.B, Kind.W) else gradient
 
-    def _gather(self, comm: Comm, hidden: bool = True) -> Collective:
+    def _gathers(self, work: tuple[Work, ...], passes: tuple[Pass, ...], hidden: bool = True) -> Iterator[Collective]:
+        """Gathers and scatters of one layer's cut parameters, everyone's and the experts'."""
+        for axis in self._axes.holders:
+            for which in passes:
+                for comm in axis.comms(work, self._sizes, which):
+                    yield self._gather(comm, axis, hidden)
+
+    def _gather(self, comm: Comm, axis: DataAxis, hidden: bool = True) -> Collective:
         constants, tensors = self._constants, self._run.software.fsdp_unit == "tensor"
-        path, latency = self._links.data.whole, self._links.data.latency
+        paths = self._paths(axis)
+        path, latency = paths.whole if axis.sets == 1 else paths.inside, paths.latency
+        if comm.kind == "all_reduce":
+            path = paths.across
         if tensors:
             path = path._replace(bytes_per_s=path.bytes_per_s * constants.tensor_unit_rate)
             latency = Latency(*(value * constants.tensor_unit_collectives for value in latency))
@@ -142,16 +186,23 @@ class StageSegments:
             comm.kind, comm.axis, comm.size_bytes, path.ranks, seconds, overlaps, constants.fsdp_contention
         )
 
-    def _unhidden(self, part: Part, kind: Kind) -> tuple[Block, ...]:
+    def _paths(self, axis: DataAxis) -> DataPaths:
+        return self._links.expert_data if axis.experts else self._links.data
+
+    def _unhidden(self, part: Part, kind: Kind) -> Iterator[Block]:
         """What nothing hides with cut parameters: the first layer's gather and the last one's scatter, and both of
-        embedding and head.
+        embedding and head. With cut gradients, the scatter.
         """
         which: Pass = "F" if kind is Kind.F else "W"
-        if kind is Kind.I or not self._dp.sharded:
-            return ()
-        ends = self.parameters(replace(part, layers=0))
-        size = self._dp.word_bytes if which == "F" else self._dp.gradient_bytes
-        table = Comm("all_gather" if which == "F" else "reduce_scatter", self._dp.name, "tables", size * ends)
-        layer = self._dp.comms(self._work, self._sizes, which) if part.layers else ()
-        comms = (*layer, table) if ends else layer
-        return tuple((self._gather(comm, hidden=False),) for comm in comms if self._dp.degree > 1)
+        data = self._axes.data
+        if kind is Kind.I or data.ranks == 1 or not (data.sharded or (data.scattered and which == "W")):
+            return
+        if part.layers:
+            work = layer_work(self._run.model, part.layers[0])
+            yield from ((collective,) for collective in self._gathers(work, (which,), hidden=False))
+        ends = self.parameters(replace(part, layers=()))
+        if ends:
+            size = data.word_bytes if which == "F" else data.gradient_bytes
+            kind_of: CollectiveKind = "all_gather" if which == "F" else "reduce_scatter"
+            table = Comm(kind_of, data.name, "tables", size * ends)
+            yield (self._gather(table, data, hidden=False),)

@@ -1,7 +1,7 @@
 """What a stage does once a step: its gradient reduction, the gather of updated parameters, the optimizer.
 
     reduce    = gradient bytes of the part over its data-parallel group, in buckets of 40 M elements
-    gather    = 2 bytes a parameter (ZeRO-1 alone)
+    gather    = 2 bytes a parameter (ZeRO-1 and 2)
     optimizer = 1.3*30 bytes * params/shard / hbm_eff + gradient bytes/hbm_eff (norm, clip) + 38 ms a rank
 
 How overlap maps to ops. A reduction starts when the last backward of its stage has ended, on a stream of its own.
@@ -9,12 +9,16 @@ With dp_overlap most of it really runs beside that very backward, whose layers a
 lasts max(0, reduce - 0.9 B), and what the backwards of a rank's other stages hide, the plan shows by itself. The
 gather hides in the forwards of the next step's first micro-batches: what is left is part of STEP, and so is the
 contention of both, 0.13 (reduce + gather). Without dp_overlap nothing starts before the last backward of the rank:
-REDUCE_GRAD lasts nothing and STEP holds it all. With parameters cut by FSDP the micro-batches have reduced already;
-inside a pipeline FSDP gathers and scatters once a step, of which 0.36 shows.
+REDUCE_GRAD lasts nothing and STEP holds it all. With parameters cut by FSDP, or gradients by ZeRO-2, the micro-batches
+have reduced already; inside a pipeline FSDP gathers and scatters once a step, of which 0.36 shows.
+
+Experts are reduced over the ranks that hold the same ones, everything else over dp and cp.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from parsim.axes.axis import Comm
 from parsim.axes.dp import DataAxis
@@ -24,7 +28,7 @@ from parsim.cost.rates import Rates
 from parsim.network.price import Latency, Path, collective_seconds
 from parsim.spec import Run
 
-__all__ = ["StepEnd", "step_end", "straggler_factor"]
+__all__ = ["Holding", "StepEnd", "step_end", "straggler_factor"]
 
 
 @dataclass(frozen=True)
@@ -48,34 +52,38 @@ def straggler_factor(gpus: int, constants: Constants) -> float:
     return 1.0 + constants.straggler * math.log2(max(gpus / 8, 1.0))
 
 
+class Holding(NamedTuple):
+    """Weights of a stage on a rank, and the ranks that hold the same."""
+
+    axis: DataAxis
+    parameters: float
+    paths: DataPaths
+
+
 def step_end(
     run: Run,
-    dp: DataAxis,
-    parameters: float,
-    paths: DataPaths,
+    holdings: Sequence[Holding],
     window_s: tuple[float, float],
     stages_on_rank: int,
     rates: Rates,
     constants: Constants,
 ) -> StepEnd:
-    """The end of a step for a stage of `parameters` per rank.
+    """The end of a step for a stage that holds `holdings`: everyone's weights, and those of its experts.
 
     `window_s`: what can hide a reduction (the stage's own backward), and a gather (its forwards in the first
     micro-batches).
     """
-    zero = run.layout.zero_stage
-    shard = paths.inside.ranks if zero else 1
-    held = parameters / shard if zero == 3 else parameters
-    traffic = constants.optimizer_overhead * constants.optimizer_bytes * parameters / shard + dp.gradient_bytes * held
-    optimizer = traffic / rates.memory_bytes_per_s + constants.step_s / stages_on_rank
-    if zero == 3:
-        once = 0.0
-        if run.layout.mesh.pp > 1 and paths.whole.ranks > 1:
-            once = constants.fsdp_pipeline * (dp.word_bytes + dp.gradient_bytes) * parameters / paths.whole.bytes_per_s
+    optimizer = constants.step_s / stages_on_rank
+    once = reduce = gather = 0.0
+    for held in holdings:
+        optimizer += _optimizer(run, held, rates, constants)
+        if run.layout.zero_stage == 3:
+            once += _once(run, held, constants)
+        else:
+            reduce += _reduce(run, held, constants)
+            gather += _gather(run, held, constants)
+    if run.layout.zero_stage == 3:
         return StepEnd(0.0, once, optimizer)
-    reduce, gather = _reduce(dp, parameters, zero, paths, constants), 0.0
-    if zero:
-        gather = _seconds(dp.gather(parameters), parameters, paths.inside, paths.latency, constants)
     if not run.software.dp_overlap:
         return StepEnd(0.0, reduce + gather, optimizer)
     hidden_reduce, hidden_gather = (constants.dp_window * window for window in window_s)
@@ -83,13 +91,46 @@ def step_end(
     return StepEnd(max(0.0, reduce - hidden_reduce), left, optimizer)
 
 
-def _reduce(dp: DataAxis, parameters: float, zero: int, paths: DataPaths, constants: Constants) -> float:
-    """An all-reduce, or with cut optimizer states a scatter inside each set of ranks and an all-reduce across sets."""
-    if not zero:
-        return _seconds(dp.reduction(parameters, scattered=False), parameters, paths.whole, paths.latency, constants)
+def _optimizer(run: Run, held: Holding, rates: Rates, constants: Constants) -> float:
+    zero, parameters = run.layout.zero_stage, held.parameters
+    shard = held.paths.inside.ranks if zero else 1
+    kept = parameters / shard if zero >= 2 else parameters
+    traffic = constants.optimizer_overhead * constants.optimizer_bytes * parameters / shard
+    return (traffic + held.axis.gradient_bytes * kept) / rates.memory_bytes_per_s
+
+
+def _once(run: Run, held: Holding, constants: Constants) -> float:
+    """FSDP inside a pipeline: one gather and one scatter a step, of which a share shows."""
+    axis, paths = held.axis, held.paths
+    if run.layout.mesh.pp == 1 or paths.whole.ranks == 1:
+        return 0.0
+    path = paths.whole if axis.sets == 1 else paths.inside
+    seconds = (axis.word_bytes + axis.gradient_bytes) * held.parameters / path.bytes_per_s
+    if axis.sets > 1:
+        shares = axis.reduction(held.parameters / paths.inside.ranks, scattered=False)
+        seconds += collective_seconds(shares.kind, shares.size_bytes, paths.across, paths.latency)
+    return constants.fsdp_pipeline * seconds
+
+
+def _reduce(run: Run, held: Holding, constants: Constants) -> float:
+    """An all-reduce, or with cut optimizer states a scatter inside each set of ranks and an all-reduce across sets;
+    nothing is left of it where gradients are cut: the micro-batches have reduced them.
+    """
+    axis, parameters, paths = held.axis, held.parameters, held.paths
+    if not run.layout.zero_stage:
+        return _seconds(axis.reduction(parameters, scattered=False), parameters, paths.whole, paths.latency, constants)
+    if axis.scattered:
+        return 0.0
     share = parameters / paths.inside.ranks
-    scatter = _seconds(dp.reduction(parameters, scattered=True), parameters, paths.inside, paths.latency, constants)
-    return scatter + _seconds(dp.reduction(share, scattered=False), share, paths.across, paths.latency, constants)
+    scatter = _seconds(axis.reduction(parameters, scattered=True), parameters, paths.inside, paths.latency, constants)
+    return scatter + _seconds(axis.reduction(share, scattered=False), share, paths.across, paths.latency, constants)
+
+
+def _gather(run: Run, held: Holding, constants: Constants) -> float:
+    if not run.layout.zero_stage:
+        return 0.0
+    paths, parameters = held.paths, held.parameters
+    return _seconds(held.axis.gather(parameters), parameters, paths.inside, paths.latency, constants)
 
 
 def _seconds(comm: Comm, parameters: float, path: Path, latency: Latency, constants: Constants) -> float:

@@ -1,4 +1,4 @@
-"""A dense transformer layer, the embedding and the head as named-dim work, in the order of the forward.
+"""A transformer layer, the embedding and the head as named-dim work, in the order of the forward.
 
 Three kinds of work: `Matmul` (rows x inner @ inner x cols), `AttentionCore` (scores, softmax, weighted sum) and
 `Elementwise` (limited by memory traffic). Work knows dims and no axis; how much of it a rank does, and what it
@@ -8,12 +8,14 @@ owes to others, follows from the axes that cut the dims.
 from typing import Literal, NamedTuple
 
 from parsim.model.dims import Dim, Extent, Sizes, extent_dims, length, rows_of
-from parsim.spec import ModelSpec
+from parsim.spec import MlaSpec, ModelSpec, MoeSpec
 
 __all__ = [
     "AttentionCore",
     "Elementwise",
+    "LayerKind",
     "Matmul",
+    "Module",
     "Pass",
     "Role",
     "Work",
@@ -21,26 +23,50 @@ __all__ = [
     "dense_layer",
     "embedding",
     "head",
+    "layer_kind",
+    "layer_work",
     "matmul_parameters",
+    "mtp_projection",
     "shape",
 ]
 
 Pass = Literal["F", "I", "W"]
-Role = Literal["norm", "rope", "activation", "dropout", "embedding", "loss"]
+Role = Literal["norm", "rope", "activation", "dropout", "embedding", "loss", "router", "permute"]
+Module = Literal["attention", "up_projection", "mlp", "moe", ""]
+
+
+class LayerKind(NamedTuple):
+    """What makes layers of one model unlike: experts in place of the MLP, a window on the attention."""
+
+    experts: bool = False
+    window: bool = False
 
 
 class Matmul(NamedTuple):
-    """Activations [rows, inner] times a weight [inner, cols]; rows are the tokens (batch times seq)."""
+    """Activations [rows, inner] times a weight [inner, cols]; rows are the tokens (batch times seq).
+
+    With `experts` a grouped one: rows are the tokens routed here, and each of the experts has a weight. `layer`: the
+    matmul of a layer, which the run's precision applies to (not those of router and head).
+    """
 
     name: str
     inner: Extent
     cols: Extent
+    experts: bool = False
+    layer: bool = True
+    module: Module = ""
 
 
 class AttentionCore(NamedTuple):
-    """Scores, softmax and weighted sum of all heads: [batch, heads, seq, seq], no weights."""
+    """Scores, softmax and weighted sum of all heads: [batch, heads, seq, context], no weights.
+
+    `window`: tokens that a query sees (None: all before it). `keys_values` is the width of keys and values together.
+    """
 
     name: str
+    window: int | None = None
+    keys_values: Extent = ((2, Dim.KV),)
+    module: Module = "attention"
 
 
 class Elementwise(NamedTuple):
@@ -49,36 +75,45 @@ class Elementwise(NamedTuple):
     name: str
     role: Role
     width: Extent
+    experts: bool = False
+    module: Module = ""
 
 
 Work = Matmul | AttentionCore | Elementwise
 
 _HIDDEN: Extent = ((1, Dim.HIDDEN),)
-_QUERY: Extent = ((1, Dim.QUERY),)
+_OUTPUT: Extent = ((1, Dim.OUTPUT),)
 _QKV: Extent = ((1, Dim.QUERY), (2, Dim.KV))
-_FFN: Extent = ((1, Dim.FFN),)
 _VOCAB: Extent = ((1, Dim.VOCAB),)
 
 
+def layer_kind(model: ModelSpec, layer: int) -> LayerKind:
+    """The kind of layer `layer` (from 0); MTP layers, behind the last one, have experts as it has."""
+    windowed = model.sliding_window is not None and layer % model.sliding_window_every == 0
+    return LayerKind(model.is_moe_layer(layer), windowed)
+
+
 def dense_layer(model: ModelSpec) -> tuple[Work, ...]:
-    """One layer: norm, QKV, attention, projection; norm, first MLP matmul, activation, second one.
+    """A layer with an MLP and attention to all tokens before."""
+    return layer_work(model, LayerKind())
+
+
+def layer_work(model: ModelSpec, kind: LayerKind) -> tuple[Work, ...]:
+    """One layer: norm, attention, projection; norm, then the MLP or router, experts and shared experts.
 
     QKV is one matmul, and so are gate and up. Biases, residual additions and the scale of a norm move no bytes
     that the elementwise work beside them does not move already. A parallel residual changes no work, only what
     tensor parallelism owes (axes/tp.py).
     """
+    window = model.sliding_window if kind.window else None
     gates = 2 if model.gated_mlp else 1
     return (
         Elementwise("attention_norm", "norm", _HIDDEN),
-        Matmul("qkv", _HIDDEN, _QKV),
-        Elementwise("rope", "rope", _QKV),
-        AttentionCore("attention"),
-        Matmul("proj", _QUERY, _HIDDEN),
+        *(_attention(window) if model.mla is None else _latent_attention(model.mla)),
+        Matmul("proj", _OUTPUT, _HIDDEN),
         Elementwise("attention_dropout", "dropout", _HIDDEN),
         Elementwise("mlp_norm", "norm", _HIDDEN),
-        Matmul("fc1", _HIDDEN, ((gates, Dim.FFN),)),
-        Elementwise("activation", "activation", ((gates + 1, Dim.FFN),)),
-        Matmul("fc2", _FFN, _HIDDEN),
+        *(_experts(model.moe, gates) if kind.experts and model.moe else _mlp("", Dim.FFN, gates, "mlp")),
         Elementwise("mlp_dropout", "dropout", _HIDDEN),
     )
 
@@ -90,14 +125,71 @@ def embedding() -> tuple[Work, ...]:
 
 def head() -> tuple[Work, ...]:
     """The language-model head and its loss over the vocabulary."""
-    return (Matmul("head", _HIDDEN, _VOCAB), Elementwise("loss", "loss", _VOCAB))
+    return (Matmul("head", _HIDDEN, _VOCAB, layer=False), Elementwise("loss", "loss", _VOCAB))
+
+
+def mtp_projection() -> tuple[Work, ...]:
+    """What goes before the layer of multi-token prediction: norms of state and embedding, and the projection of both
+    side by side (2412.19437, section 2.2). The layer, and a head of its own use, follow.
+    """
+    norm = Elementwise("mtp_norm", "norm", ((2, Dim.HIDDEN),))
+    return (norm, Matmul("mtp_projection", ((2, Dim.HIDDEN),), _HIDDEN))
+
+
+def _attention(window: int | None) -> tuple[Work, ...]:
+    return (
+        Matmul("qkv", _HIDDEN, _QKV),
+        Elementwise("rope", "rope", _QKV),
+        AttentionCore("attention", window),
+    )
+
+
+def _latent_attention(mla: MlaSpec) -> tuple[Work, ...]:
+    """MLA: both down-projections in one matmul, then queries, and keys with values, up from their latents."""
+    latents: Extent = ((1, Dim.KV_LATENT), (1, Dim.ROPE_KEY))
+    wide: Extent = ((1, Dim.NOPE), (1, Dim.OUTPUT))
+    query = Matmul("q_up", ((1, Dim.Q_LATENT),), ((1, Dim.QUERY),), module="up_projection")
+    if mla.q_rank is None:
+        query = Matmul("query", _HIDDEN, ((1, Dim.QUERY),))
+    else:
+        latents = ((1, Dim.Q_LATENT), *latents)
+    return (
+        Matmul("down", _HIDDEN, latents),
+        query,
+        Matmul("kv_up", ((1, Dim.KV_LATENT),), wide, module="up_projection"),
+        Elementwise("rope", "rope", ((2, Dim.QUERY), (1, Dim.OUTPUT))),
+        AttentionCore("attention", keys_values=((1, Dim.QUERY), (1, Dim.OUTPUT))),
+    )
+
+
+def _mlp(prefix: str, width: Dim, gates: int, module: Module, experts: bool = False) -> tuple[Work, ...]:
+    return (
+        Matmul(f"{prefix}fc1", _HIDDEN, ((gates, width),), experts, module=module),
+        Elementwise(f"{prefix}activation", "activation", ((gates + 1, width),), experts, module),
+        Matmul(f"{prefix}fc2", ((1, width),), _HIDDEN, experts, module=module),
+    )
+
+
+def _experts(moe: MoeSpec, gates: int) -> tuple[Work, ...]:
+    """Router, shared experts, and the routed ones between permutation and its reverse."""
+    scores: Extent = ((1, Dim.SCORES),)
+    return (
+        Matmul("router", _HIDDEN, scores, layer=False, module="moe"),
+        Elementwise("routing", "router", scores, module="moe"),
+        *(_mlp("shared_", Dim.SHARED_FFN, gates, "moe") if moe.shared_ffn else ()),
+        Elementwise("permute", "permute", _HIDDEN, experts=True, module="moe"),
+        *_mlp("expert_", Dim.EXPERT_FFN, gates, "moe", experts=True),
+        Elementwise("unpermute", "permute", _HIDDEN, experts=True, module="moe"),
+    )
 
 
 def shape(matmul: Matmul, sizes: Sizes, which: Pass) -> tuple[float, float, float]:
     """(rows, inner, cols) of a matmul in a pass. With tokens T, inner k, cols n: F is (T, k, n); the input gradient
-    (T, n, k); the weight gradient (k, T, n).
+    (T, n, k); the weight gradient (k, T, n). Of a grouped matmul, the shape of one expert's.
     """
-    tokens, inner, cols = rows_of(sizes), length(matmul.inner, sizes), length(matmul.cols, sizes)
+    tokens, inner, cols = rows_of(sizes, matmul.experts), length(matmul.inner, sizes), length(matmul.cols, sizes)
+    if matmul.experts:
+        tokens /= sizes[Dim.EXPERTS]
     if which == "F":
         return tokens, inner, cols
     return (tokens, cols, inner) if which == "I" else (inner, tokens, cols)
@@ -107,9 +199,16 @@ def contracted(matmul: Matmul, which: Pass) -> frozenset[Dim]:
     """The dims that a pass sums over: inner in F, cols in I, rows in W. An axis that cuts one owes a reduction."""
     if which == "F":
         return extent_dims(matmul.inner)
-    return extent_dims(matmul.cols) if which == "I" else frozenset({Dim.BATCH, Dim.SEQ})
+    if which == "I":
+        return extent_dims(matmul.cols)
+    return frozenset({Dim.ROUTED} if matmul.experts else {Dim.BATCH, Dim.SEQ})
 
 
-def matmul_parameters(work: tuple[Work, ...], sizes: Sizes) -> float:
-    """Weights of all matmuls among `work`: the sum of inner times cols."""
-    return sum(length(w.inner, sizes) * length(w.cols, sizes) for w in work if isinstance(w, Matmul))
+def matmul_parameters(work: tuple[Work, ...], sizes: Sizes, experts: bool | None = None) -> float:
+    """Weights of all matmuls among `work`: the sum of inner times cols; of `experts` alone or of the rest if said."""
+    total = 0.0
+    for item in work:
+        if isinstance(item, Matmul) and experts in (None, item.experts):
+            weights = length(item.inner, sizes) * length(item.cols, sizes)
+            total += weights * (sizes[Dim.EXPERTS] if item.experts else 1)
+    return total

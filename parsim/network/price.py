@@ -5,9 +5,13 @@ algorithms on n ranks, for a tensor of S bytes (the input of a reduction, the ou
 
     all-reduce      2(n-1) steps, each rank sends 2S(n-1)/n
     reduce-scatter   (n-1) steps, each rank sends  S(n-1)/n       (all-gather the same)
+    all-to-all       (n-1) steps, each rank sends  S(n-1)/n of the S bytes that it holds for all
     send                1 step,   S bytes
 
     time = call + hops * latency of a hop + bytes sent / bandwidth
+
+An all-to-all is no ring: what goes to ranks of the same domain travels over NVLink, the rest over the rank's own NIC,
+both at once, so it takes the longer of the two.
 
 A group of n ranks on N domains has n - N hops inside and N - 1 across (n - 1 in all); its ring can use the NICs of
 all its ranks in a domain, so bandwidth = min(nvlink, nic * ranks in a domain). Counted this way the latency is per
@@ -51,7 +55,8 @@ class Path(NamedTuple):
     """What a group talks over: `ranks` on `domains`, the rate at which each rank of a ring sends, and the seconds that
     the fabric's switches add to a step across domains.
 
-    With `reach` and `correction`, what was measured on such links goes before the formula.
+    With `reach` and `correction`, what was measured on such links goes before the formula. `inside_bytes_per_s` and
+    `across_bytes_per_s` are one rank's own links, which it exchanges over (0: those of the ring).
     """
 
     ranks: int
@@ -60,6 +65,8 @@ class Path(NamedTuple):
     crossing_s: float = 0.0
     reach: Reach | None = None
     correction: Correction | None = None
+    inside_bytes_per_s: float = 0.0
+    across_bytes_per_s: float = 0.0
 
 
 def spread(ranks: int, domain: int, node: int) -> int:
@@ -102,14 +109,28 @@ def ring_steps(kind: CollectiveKind, ranks: int) -> int:
     return (2 if kind == "all_reduce" else 1) * (ranks - 1)
 
 
-def collective_seconds(kind: CollectiveKind, size_bytes: float, path: Path, latency: Latency) -> float:
-    """How long the collective takes when nothing else uses its links; nothing for a group of one rank."""
+def collective_seconds(
+    kind: CollectiveKind, size_bytes: float, path: Path, latency: Latency, across_bytes: float | None = None
+) -> float:
+    """How long the collective takes when nothing else uses its links; nothing for a group of one rank.
+
+    `across_bytes`: what of an all-to-all leaves the domain, where copies for several ranks there travel once.
+    """
     if path.ranks == 1:
         return 0.0
-    if path.correction is not None and path.reach is not None and size_bytes > 0:
+    if path.correction is not None and path.reach is not None and size_bytes > 0 and across_bytes is None:
         measured = estimate(kind, size_bytes, path.reach, correction=path.correction)
         if measured.evidence == "calibrated":
             return measured.seconds
     across = path.domains - 1
     hops = latency.call_s + across * (latency.across_s + path.crossing_s) + (path.ranks - 1 - across) * latency.inside_s
+    if kind == "all_to_all":
+        return hops + _exchange_seconds(size_bytes, path, across_bytes)
     return hops + ring_bytes(kind, size_bytes, path.ranks) / path.bytes_per_s
+
+
+def _exchange_seconds(size_bytes: float, path: Path, across_bytes: float | None) -> float:
+    near = path.ranks / path.domains
+    inside = size_bytes * (near - 1) / path.ranks / (path.inside_bytes_per_s or path.bytes_per_s)
+    leaving = size_bytes * (path.ranks - near) / path.ranks if across_bytes is None else across_bytes
+    return max(inside, leaving / (path.across_bytes_per_s or path.bytes_per_s) if path.domains > 1 else 0.0)

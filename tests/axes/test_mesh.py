@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parsim.axes.mesh import AXES, Coordinates, coordinates, group_of, groups, rank_at
+from parsim.axes.mesh import AXES, EXPERT_AXES, Coordinates, coordinates, expert_groups, group_of, groups, rank_at
 from parsim.errors import LayoutError
 from parsim.spec import Mesh
 
@@ -47,3 +47,24 @@ def test_ranks_and_axes_outside_the_mesh_are_refused() -> None:
         rank_at(mesh, Coordinates(dp=2))
     with pytest.raises(LayoutError, match="tp, cp, dp, pp"):
         groups(mesh, "ep")
+
+
+@pytest.mark.parametrize(("ep", "expert_tp"), [(1, 1), (4, 1), (2, 2), (8, 2), (16, 1)])
+def test_experts_see_the_same_ranks_in_another_way(ep: int, expert_tp: int) -> None:
+    """Each axis's groups partition the ranks, never over a border of pipeline ranks; ep's are neighbours."""
+    mesh = Mesh(tp=2, cp=2, dp=4, pp=2)
+    sizes = {"expert_tp": expert_tp, "ep": ep, "expert_dp": 16 // (ep * expert_tp)}
+    for axis in EXPERT_AXES:
+        found = expert_groups(mesh, ep, expert_tp, axis)
+        assert sorted(rank for group in found for rank in group) == list(range(32))
+        assert {len(group) for group in found} == {sizes[axis]}
+        assert all(group[0] // 16 == group[-1] // 16 for group in found)
+    if expert_tp == 1:
+        assert expert_groups(mesh, ep, 1, "ep")[0] == tuple(range(ep))
+
+
+def test_an_impossible_view_is_refused() -> None:
+    with pytest.raises(LayoutError, match="must divide dp"):
+        expert_groups(Mesh(dp=4), 3, 1, "ep")
+    with pytest.raises(LayoutError, match="expert_tp, ep, expert_dp"):
+        expert_groups(Mesh(dp=4), 2, 1, "dp")

@@ -18,7 +18,7 @@ from parsim.network.price import (
 
 LINKS = Links(nvlink_bytes_per_s=400e9, nic_bytes_per_s=50e9, domain=8)
 LATENCY = Latency(1e-6, 2e-6, 5e-6)
-kinds = st.sampled_from(["all_reduce", "reduce_scatter", "all_gather", "send"])
+kinds = st.sampled_from(["all_reduce", "reduce_scatter", "all_gather", "all_to_all", "send"])
 paths = st.tuples(st.integers(2, 64), st.just(1), st.floats(1e9, 1e12)).map(lambda given: Path(*given))
 
 
@@ -47,6 +47,15 @@ def test_time_is_latency_of_hops_and_bytes_over_bandwidth() -> None:
     path = path_between(range(0, 16, 4), LINKS)
     assert collective_seconds("all_gather", 4e9, path, LATENCY) == pytest.approx(1e-6 + 2 * 2e-6 + 5e-6 + 3e9 / 100e9)
     assert collective_seconds("all_reduce", 1e9, Path(1, 1, 1.0), LATENCY) == 0.0
+
+
+def test_an_exchange_takes_the_longer_of_what_stays_and_what_leaves() -> None:
+    """Eight ranks, four a node: of 8 GB each sends 3 GB inside and 4 GB across; or what it is said to send across."""
+    path = Path(8, 2, 400e9, inside_bytes_per_s=300e9, across_bytes_per_s=50e9)
+    assert collective_seconds("all_to_all", 8e9, path, Latency()) == pytest.approx(4e9 / 50e9)
+    assert collective_seconds("all_to_all", 8e9, path, Latency(1e-6), across_bytes=1e8) == pytest.approx(1e-6 + 0.01)
+    assert collective_seconds("all_to_all", 8e9, Path(8, 1, 400e9), Latency()) == pytest.approx(7e9 / 400e9)
+    assert ring_bytes("all_to_all", 8e9, 8) == 7e9
 
 
 def test_links_that_are_missing_are_refused() -> None:

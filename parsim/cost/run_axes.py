@@ -1,0 +1,98 @@
+"""The axes of a run: what each cuts, in both views of its ranks, and the lengths that a rank is left with."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from parsim.axes.axis import Axis, local_sizes
+from parsim.axes.cp import ContextAxis
+from parsim.axes.dp import DataAxis
+from parsim.axes.ep import ExpertAxis
+from parsim.axes.pp import PipelineAxis
+from parsim.axes.tp import TensorAxis
+from parsim.model.dims import Dim, model_sizes, padded_vocab
+from parsim.spec import Run
+
+__all__ = ["RunAxes", "axes_of"]
+
+_CUT_MESSAGES = frozenset({"megatron-2021", "megatron-2022", "zero-bubble-megatron"})  # scatter, send, gather
+
+
+@dataclass(frozen=True)
+class RunAxes:
+    """All axes of one run. The experts' are None where the model has none."""
+
+    tensor: TensorAxis
+    context: ContextAxis
+    data: DataAxis
+    pipeline: PipelineAxis
+    expert: ExpertAxis | None = None
+    expert_tensor: TensorAxis | None = None
+    expert_data: DataAxis | None = None
+
+    @property
+    def inside(self) -> tuple[Axis, ...]:
+        """The axes whose collectives stand between an op's kernels."""
+        found = (self.tensor, self.context, self.expert, self.expert_tensor)
+        return tuple(axis for axis in found if axis is not None)
+
+    @property
+    def holders(self) -> Iterator[DataAxis]:
+        """The axes whose ranks hold the same weights: everyone's, and the experts'."""
+        yield self.data
+        if self.expert_data is not None:
+            yield self.expert_data
+
+    def sizes(self, run: Run) -> dict[Dim, float]:
+        """Lengths on one rank, for one micro-batch."""
+        layout = run.layout
+        whole = model_sizes(run.model, layout.micro_batch_size * layout.mesh.dp, run.batch.sequence_length)
+        whole[Dim.VOCAB] = padded_vocab(run.model.vocab, run.software.vocab_pad_multiple, layout.mesh.tp)
+        axes: tuple[Axis, ...] = (*self.inside, *self.holders)
+        return local_sizes(whole, axes, {Dim.KV: run.model.head_dim})
+
+
+def axes_of(run: Run, expert_domains: int = 1) -> RunAxes:
+    """The axes of `run`; `expert_domains`: NVLink domains that a group of ep stands on."""
+    layout, mesh, word = run.layout, run.layout.mesh, run.layout.word_bytes
+    zero, gradient = layout.zero_stage, run.software.gradient_bytes
+    whole = mesh.pp == 1  # a pipeline keeps what FSDP gathered for the whole step
+    holders = mesh.dp * mesh.cp
+    sets = holders // layout.zero_group if layout.zero_group and zero >= 2 else 1
+    cut = layout.sequence_parallel or run.software.framework in _CUT_MESSAGES
+    data = DataAxis(
+        mesh.dp,
+        sharded=zero == 3 and whole,
+        regather=layout.reshard_after_forward,
+        gradient_bytes=gradient,
+        word_bytes=word,
+        scattered=zero == 2,
+        ranks=holders,
+        sets=sets,
+        experts=False,
+    )
+    axes = RunAxes(
+        tensor=TensorAxis(mesh.tp, layout.sequence_parallel, run.model.parallel_residual, word),
+        context=ContextAxis(mesh.cp, layout.cp_comm, word),
+        data=data,
+        pipeline=PipelineAxis(mesh.pp, 1 / mesh.tp if cut else 1.0, word),
+    )
+    moe = run.model.moe
+    if moe is None:
+        return axes
+    return RunAxes(
+        axes.tensor,
+        axes.context,
+        axes.data,
+        axes.pipeline,
+        ExpertAxis(layout.ep, moe.topk, run.software.moe_dispatcher, expert_domains, layout.expert_tp, word),
+        TensorAxis(layout.expert_tp, layout.sequence_parallel, word_bytes=word, name="expert_tp", experts=True),
+        DataAxis(
+            run.expert_dp,
+            data.sharded,
+            data.regather,
+            gradient,
+            word,
+            scattered=data.scattered,
+            experts=True,
+        ),
+    )
