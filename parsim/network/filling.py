@@ -50,7 +50,7 @@ class Link:
         self.room = 0.0  # what the chosen flows have not taken of what the others leave them
         self.weight = 0.0  # sum over the chosen flows that rise
         self.rising = 0
-        self.chosen: list[Flow] = []
+        self.chosen: list[Flow] | None = None  # the chosen flows on it, while it is filled
 
 
 class Way:
@@ -106,13 +106,15 @@ def fill(chosen: Collection[Flow]) -> list[Link]:
     for flow in chosen:
         rate = flow.rate
         for link, weight in flow.uses:
-            if not link.chosen:
+            if link.chosen is None:
                 touched.append(link)
-                link.room = link.capacity - link.load
-                link.weight = 0.0
-            link.room += rate * weight
-            link.weight += weight
-            link.chosen.append(flow)
+                link.room = link.capacity - link.load + rate * weight
+                link.weight = weight
+                link.chosen = [flow]
+            else:
+                link.room += rate * weight
+                link.weight += weight
+                link.chosen.append(flow)
     if len(chosen) < _ARRAYS_FROM:
         _with_lists(chosen, touched)
     else:
@@ -130,7 +132,7 @@ def _with_lists(chosen: Collection[Flow], touched: list[Link]) -> None:
     caps.sort(reverse=True)
     levels = []
     for link in touched:
-        link.rising = len(link.chosen)
+        link.rising = len(link.chosen or ())
         levels.append((link.room / link.weight, link.index, link))
     heapify(levels)
     left = len(chosen)
@@ -145,7 +147,7 @@ def _with_lists(chosen: Collection[Flow], touched: list[Link]) -> None:
             continue
         level = max(level, 0.0)
         bottleneck: Link | None = link
-        stopped = link.chosen
+        stopped = link.chosen or []
         if caps and caps[-1][0] <= level:
             level, bottleneck, stopped = caps[-1][0], None, [caps.pop()[2]]
         for flow in stopped:

@@ -181,7 +181,9 @@ class Fluid:
             for flow in self._flows.values():
                 for link, weight in flow.uses:
                     link.load += flow.rate * weight
-        chosen = {flow: None for flow in unsolved if not self._solve_one(flow)}
+        chosen = dict.fromkeys([flow for flow in unsolved if not self._solve_one(flow)])
+        if not chosen:
+            return
         for flow in list(chosen):
             if not flow.rate:
                 chosen.update(dict.fromkeys(_rivals(flow)))
@@ -190,7 +192,7 @@ class Fluid:
             joining: dict[Flow, None] = {}
             for link in touched:
                 _add_losers(link, chosen, joining)
-                link.chosen = []
+                link.chosen = None
             if not joining:
                 for link in touched:
                     link.load = link.capacity - link.room
@@ -273,11 +275,12 @@ def _rivals(flow: Flow) -> list[Flow]:
 
 def _add_losers(link: Link, chosen: dict[Flow, None], joining: dict[Flow, None]) -> None:
     """Add the flows on a link that are not chosen and are not as they should be beside the new rates."""
-    if len(link.flows) == len(link.chosen):
+    filled = link.chosen or []
+    if len(link.flows) == len(filled):
         return
     top = 0.0
     is_bottleneck = False
-    for flow in link.chosen:
+    for flow in filled:
         if flow.new_rate > top:
             top = flow.new_rate
         if flow.new_bottleneck is link:
