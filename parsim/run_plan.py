@@ -1,23 +1,30 @@
-"""plan_of(run): the score that a run plays, the same for the simulator and the executor."""
+"""plan_of(run): the score that a run plays, the same for the simulator and the executor.
 
+An automatic schedule is made for the times that the roofline gives its stages, and for the share of an activation that
+W keeps by the memory ledger: they depend on the run and on where stages stand, not on the orders. A run that the
+roofline cannot price can still be played: in the order for F = I = W.
+"""
+
+from collections.abc import Callable
 from dataclasses import replace
 
-from parsim.errors import ScheduleError
-from parsim.plan import COMPUTE, Plan, add_gradient_reduction, add_optimizer_step, check
-from parsim.schedules import build
+from parsim.cost import Cost
+from parsim.errors import LayoutError, ScheduleError
+from parsim.plan import COMPUTE, Placement, Plan, add_gradient_reduction, add_optimizer_step, check
+from parsim.schedules import build, get
 from parsim.spec import Run
 
 __all__ = ["plan_of"]
 
 
-def plan_of(run: Run, plan: Plan | None = None) -> Plan:
+def plan_of(run: Run, plan: Plan | None = None, cost: Cost | None = None) -> Plan:
     """The plan a run plays: its schedule's, or the given one if it fits the run; with gradient reduction and
-    optimizer step. Raises ScheduleError where the schedule is not defined at this size, or the plan does not fit.
+    optimizer step. An automatic schedule is made for `cost` in the place of the roofline, if it is given. Raises
+    ScheduleError where the schedule is not defined at this size, or the plan does not fit.
     """
     layout = run.layout
     if plan is None:
-        options = {} if layout.group_size is None else {"group_size": layout.group_size}
-        plan = build(layout.schedule, layout.mesh.pp, run.microbatches, layout.stages_per_rank, **options)
+        plan = _scheduled(run, cost)
     else:
         check(plan)
         plan = _computing(plan)
@@ -33,6 +40,33 @@ def plan_of(run: Run, plan: Plan | None = None) -> Plan:
                 f"{plan.microbatches * layout.micro_batch_size * layout.mesh.dp} would do"
             )
     return add_optimizer_step(add_gradient_reduction(plan))
+
+
+def _scheduled(run: Run, cost: Cost | None) -> Plan:
+    """The plan of the run's schedule, with the options that the layout states."""
+    layout = run.layout
+    stated = {"group_size": layout.group_size, "activation_limit_stages": layout.activation_limit_stages}
+    options: dict[str, float] = {name: value for name, value in stated.items() if value is not None}
+    if "weight_share" in get(layout.schedule).options:
+        from parsim.memory import weight_share  # here and below: most plans need neither, and ranks start sooner
+
+        options["weight_share"] = weight_share(run)
+
+    def roofline(placement: Placement) -> Cost:
+        from parsim.cost import RooflineCost
+
+        return RooflineCost(run, placement)
+
+    def made_for(timing: Callable[[Placement], Cost] | None) -> Plan:
+        pp, microbatches, stages = layout.mesh.pp, run.microbatches, layout.stages_per_rank
+        return build(layout.schedule, pp, microbatches, stages, timing=timing, **options)
+
+    if cost is not None:
+        return made_for(lambda placement: cost)
+    try:
+        return made_for(roofline)
+    except LayoutError:
+        return made_for(None)
 
 
 def _computing(plan: Plan) -> Plan:

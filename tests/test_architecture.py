@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "metrics": BASE | {"spec", "model", "plan", "memory", "timeline"},
     "comparison": BASE | {"files", "spec", "model", "plan", "memory", "timeline", "metrics"},
     "report": BASE | {"spec", "model", "plan", "memory", "timeline", "metrics", "comparison", "network"},
-    "run_plan": BASE | {"spec", "plan", "schedules"},
+    "run_plan": BASE | {"spec", "plan", "schedules", "cost", "memory"},
     "step_result": BASE | {"spec", "plan", "memory", "timeline", "metrics"},
 }
 SEES_ALL = {"parsim", "cli", "schedule_result", "simulation"}

@@ -11,10 +11,12 @@ from parsim.cost.unit import UnitCost, parse_times
 from parsim.errors import ParsimError, ScheduleError
 from parsim.files import parse_json_text, read_text
 from parsim.metrics import BUBBLE_DEFINITIONS
-from parsim.plan import Plan, parse_csv, plan_from_document, write_csv
+from parsim.plan import Placement, Plan, parse_csv, plan_from_document, write_csv
 from parsim.schedule_result import ScheduleResult, play_schedule
 
 __all__ = ["read_plan", "schedule_command"]
+
+_LIMIT = "activation_limit_stages"
 
 
 def schedule_command(
@@ -46,9 +48,29 @@ def schedule_command(
     options = {} if group_size is None else {"group_size": group_size}
     if name == "all":
         return _all(pp, microbatches, stages_per_rank, options, times, memory_limit, outputs)
-    from parsim.schedules import build
+    plan = _build(name, pp, microbatches, stages_per_rank, options, times, memory_limit)
+    _one(play_schedule(plan, times, memory_limit), outputs)
 
-    _one(play_schedule(build(name, pp, microbatches, stages_per_rank, **options), times, memory_limit), outputs)
+
+def _build(
+    name: str,
+    pp: int,
+    microbatches: int,
+    stages_per_rank: int | None,
+    options: Mapping[str, float],
+    times: UnitCost,
+    memory_limit: float | None,
+) -> Plan:
+    """The plan; to a schedule that plans by times and a limit, those that it will be played by."""
+    from parsim.schedules import build, get
+
+    def timing(placement: Placement) -> UnitCost:
+        times.check(placement.stages)
+        return times
+
+    if memory_limit is not None and _LIMIT in get(name).options:
+        options = {**options, _LIMIT: memory_limit}
+    return build(name, pp, microbatches, stages_per_rank, timing=timing, **options)
 
 
 def read_plan(path: Path) -> Plan:
@@ -114,7 +136,7 @@ def _all(
     outputs: Outputs,
 ) -> None:
     """Every schedule that is defined at this size; the others with the reason."""
-    from parsim.schedules import build, get, names
+    from parsim.schedules import get, names
 
     for kind in ("html", "png", "trace", "csv"):
         if outputs.wants(kind):
@@ -124,7 +146,7 @@ def _all(
     for name in names():
         taken = {option: value for option, value in options.items() if option in get(name).options}
         try:
-            plan = build(name, pp, microbatches, stages_per_rank, **taken)
+            plan = _build(name, pp, microbatches, stages_per_rank, taken, times, memory_limit)
             played.append(play_schedule(plan, times, memory_limit).document())
         except ScheduleError as error:
             refused.append({"schedule": name, "reason": str(error)})

@@ -1,7 +1,7 @@
 """The memory ledger: what a rank holds, when, and every byte named."""
 
 from parsim.memory.replay import CATEGORIES, Moment, RankMemory, memory_samples, replay
-from parsim.memory.run_memory import memory_of
+from parsim.memory.run_memory import memory_of, weight_share
 from parsim.memory.stage import StageActivations, scan
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "memory_samples",
     "replay",
     "scan",
+    "weight_share",
 ]

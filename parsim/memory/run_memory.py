@@ -11,6 +11,7 @@ from parsim.memory.ledger import (
     head_ledger,
     layer_ledger,
     tokens_of,
+    total,
 )
 from parsim.memory.replay import RankMemory, replay
 from parsim.memory.stage import StageActivations, scan
@@ -20,7 +21,7 @@ from parsim.model.weights import Weight, embedding_weights, final_norm_weights, 
 from parsim.plan.plan import Plan
 from parsim.spec import ModelSpec, Run
 
-__all__ = ["memory_of"]
+__all__ = ["memory_of", "weight_share"]
 
 
 def memory_of(run: Run, plan: Plan) -> tuple[RankMemory, ...]:
@@ -46,6 +47,18 @@ def memory_of(run: Run, plan: Plan) -> tuple[RankMemory, ...]:
         }
         result.append(replay(rank, order, by_stage, _persistent(run, layers, parts)))
     return tuple(result)
+
+
+def weight_share(run: Run) -> float:
+    """What the weight gradient still needs of a layer's activations, once the input gradient is there: 32h of the
+    34h + 5as of a dense layer with an unfused attention (arXiv:2401.10241, 2.3). 1, the safe side, where activations
+    are recomputed or the ledger does not know the layer.
+    """
+    model, recompute = run.model, run.layout.recompute
+    if model.moe or model.mla or recompute.mode == "full" or "every_second_matmul" in recompute.modules:
+        return 1.0
+    layer = layer_ledger(run)
+    return min(sum(entry.kept for entry in layer) / total(layer), 1.0)
 
 
 def _vocab(run: Run) -> int:

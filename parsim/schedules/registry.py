@@ -3,15 +3,15 @@
 import gc
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 
 import parsim.schedules
 from parsim.errors import ScheduleError
-from parsim.plan import Plan
-from parsim.schedules.schedule import Schedule, Size
+from parsim.plan import Placement, Plan
+from parsim.schedules.schedule import Schedule, Size, Timing
 
 __all__ = ["build", "get", "names"]
 
@@ -61,15 +61,26 @@ def get(name: str) -> Schedule:
         raise ScheduleError(f"no schedule is called {name!r}; {hint}") from None
 
 
-def build(name: str, pp: int, microbatches: int, stages_per_rank: int | None = None, **options: int) -> Plan:
+def build(
+    name: str,
+    pp: int,
+    microbatches: int,
+    stages_per_rank: int | None = None,
+    *,
+    timing: Callable[[Placement], Timing] | None = None,
+    **options: float,
+) -> Plan:
     """The plan of a schedule for `pp` pipeline ranks and `microbatches` micro-batches (all chains together).
 
+    A schedule that plans by times asks `timing` for those of its placement; without, F = I = W and messages take none.
     Raises ScheduleError for an unknown name or option, and for a size at which the schedule is not defined. That a
     schedule's plans are sound (`plan.check`) is proved by the tests for all schedules, not again for each plan.
     """
     schedule = get(name)
     size = Size(pp, microbatches, schedule.default_stages if stages_per_rank is None else stages_per_rank, options)
     schedule.check(size)
+    placement = schedule.placement(pp, size.stages_per_rank)
+    timed = {"timing": timing and timing(placement)} if schedule.timed else {}
     with _collector_paused():
-        orders = schedule.orders(pp, microbatches, size.stages_per_rank, **options)
-    return Plan(name, schedule.placement(pp, size.stages_per_rank), microbatches, orders)
+        orders = schedule.orders(pp, microbatches, size.stages_per_rank, **timed, **options)
+    return Plan(name, placement, microbatches, orders)

@@ -5,15 +5,16 @@ of parsim: it picks a placement and an order for each rank. Dependencies, messag
 list follow from that.
 """
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from parsim.errors import ScheduleError
-from parsim.plan import Orders, Placement
+from parsim.plan import Orders, Placement, Slot
 
-__all__ = ["ANY", "Rule", "Schedule", "Size", "exactly"]
+__all__ = ["ANY", "Rule", "Schedule", "Size", "Timing", "exactly"]
 
 ANY = range(1, 1001)  # any number of stages per rank, within reason
 
@@ -27,6 +28,18 @@ def exactly(stages_per_rank: int) -> range:
     return range(stages_per_rank, stages_per_rank + 1)
 
 
+class Timing(Protocol):
+    """Times as a player asks for them: what a schedule that plans by times is given. Every cost model is one."""
+
+    def seconds(self, slot: Slot) -> float:
+        """How long the slot occupies its stream."""
+        ...
+
+    def hop_seconds(self, source: int, target: int) -> float:
+        """Delay of the message that stage `source` hands to stage `target` on another rank."""
+        ...
+
+
 @dataclass(frozen=True)
 class Size:
     """What a schedule is asked for: p pipeline ranks, m micro-batches (all chains together), v stages per rank."""
@@ -34,11 +47,11 @@ class Size:
     pp: int
     microbatches: int
     stages_per_rank: int
-    options: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, float] = field(default_factory=dict)
 
-    def value(self, name: str) -> int:
+    def value(self, name: str) -> float:
         """The number that a rule judges: pp, microbatches, stages_per_rank, or an option."""
-        value: int = self.options[name] if name in self.options else getattr(self, name)
+        value: float = self.options[name] if name in self.options else getattr(self, name)
         return value
 
     def at(self, name: str, value: int) -> "Size":
@@ -73,7 +86,8 @@ class Schedule:
     `backward` is "full" (B), "split" (I then W) or "mixed" (B where nothing is gained by splitting). `legal_stages`
     are the legal stages per rank. `rules` come on top of those that hold for every schedule.
     `peak_activations(p, m, v, rank, **options)` is the most stage-activations the rank holds at once, each from its F
-    to its B (or W), in closed form; None where none is known.
+    to its B (or W), in closed form; None where none is known. Options are whole numbers but for those that are
+    `fractional`. Where the orders are `timed` they also take `timing`, a Timing of the placement's stages or None.
     """
 
     name: str
@@ -85,6 +99,8 @@ class Schedule:
     default_stages: int = 1
     rules: tuple[Rule, ...] = ()
     options: tuple[str, ...] = ()
+    fractional: tuple[str, ...] = ()
+    timed: bool = False
     peak_activations: Callable[..., int] | None = None
 
     def check(self, size: Size) -> None:
@@ -96,7 +112,10 @@ class Schedule:
         rules = (*self._common_rules(), *self.rules)
         for number in ("pp", "stages_per_rank", "microbatches", *size.options):
             value = size.value(number)
-            if type(value) is not int:
+            if number in self.fractional:
+                if type(value) not in (int, float) or not math.isfinite(value):
+                    raise ScheduleError(f"{_label(number)} {value!r}: {self.name} needs a finite number")
+            elif type(value) is not int:
                 raise ScheduleError(f"{_label(number)} {value!r}: {self.name} needs a whole number")
             judges = [rule for rule in rules if rule.judges == number]
             broken = next((rule for rule in judges if not rule.legal(size)), None)
@@ -128,7 +147,8 @@ class Schedule:
             legal = (c for c in candidates if all(rule.legal(size.at(number, c)) for rule in judges))
             return list(next(((c,) for c in legal), ()))
 
-        near = first(range(min(value - 1, most), least - 1, -1)) + first(range(max(value + 1, least), most + 1))
+        below, above = math.ceil(value) - 1, math.floor(value) + 1
+        near = first(range(min(below, most), least - 1, -1)) + first(range(max(above, least), most + 1))
         at = "" if number in ("pp", "stages_per_rank") else f" at pp {size.pp}"
         way_out = f"{' or '.join(map(str, near))} would do" if near else "no value would do"
         return f"{_label(number)} {value}: {self.name}{at} needs {broken.says(size)}; {way_out}"

@@ -111,6 +111,8 @@ class Layout(Spec):
     """None: what the schedule takes by default."""
     group_size: Count | None = None
     """Interleaved: micro-batches of a stage in a row; None: pp."""
+    activation_limit_stages: Annotated[float, Field(strict=True, ge=1, le=1e9, allow_inf_nan=False)] | None = None
+    """Automatic zero bubble: the most that a pipeline rank holds, in activations of its stage; None: pp."""
     micro_batch_size: Count = 1
     """Sequences of a micro-batch."""
     zero: Annotated[int, Field(strict=True, ge=0, le=3)] = 0

@@ -136,6 +136,7 @@ class Run(Spec):
             skipped |= {"layout.reshard_after_forward", "software.fsdp_unit"}
         if self.layout.mesh.pp == 1:
             skipped |= {"layout.schedule", "layout.stages_per_rank", "layout.split", "layout.group_size"}
+            skipped.add("layout.activation_limit_stages")
         names = [
             f"{room}.{field}"
             for room, spec in (("layout", self.layout), ("software", self.software))

@@ -41,7 +41,7 @@ def with_a_file_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         del sys.modules[module]
 
 
-def test_the_ten_schedules() -> None:
+def test_the_eleven_schedules() -> None:
     assert set(names()) == {
         "gpipe",
         "1f1b",
@@ -51,6 +51,7 @@ def test_the_ten_schedules() -> None:
         "zb-h1",
         "zb-h2",
         "zb-v",
+        "zb-auto",
         "dualpipe",
         "dualpipe-v",
     }
