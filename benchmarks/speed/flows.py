@@ -5,7 +5,7 @@
 
 Rails: every GPU sends to its rail's GPU of another node, always one flow at a time of a random size; where one ends
 the next starts, so that as many are under way at any time as there are GPUs. An event is a start or an end. `ring`:
-always to the next node. `random`: to a random node, one of three drawn for each GPU. Nodes stand in groups of 32 under the
+always to the next node. `random`: to one of three nodes drawn for each GPU. Nodes stand in groups of 32 under the
 leaf switch of each rail, and spines join the leaves of a rail.
 
 Drain: as many flows between random GPUs over a tree of leaves and spines, all at once: one component. In batches
