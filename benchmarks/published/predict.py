@@ -27,11 +27,20 @@ from parsim.memory import memory_of
 from parsim.plan import Kind, Op, Plan, Slot
 from parsim.run_plan import plan_of
 from parsim.schedule_result import play_schedule
-from parsim.schedules import build
+from parsim.schedules import get
 from parsim.sim import Program, compile_plan, play, prices
 from parsim.spec import Run
 
-__all__ = ["Refusal", "layer_seconds", "predictions", "step_seconds"]
+__all__ = [
+    "Refusal",
+    "bubble_rate",
+    "layer_pair",
+    "layer_seconds",
+    "memory_bytes",
+    "played",
+    "predictions",
+    "step_seconds",
+]
 
 UNITS = {"GiB": 2**30, "GB": 10**9}
 
@@ -72,20 +81,24 @@ def predictions(records: Iterable[Record]) -> tuple[dict[str, dict[str, float]],
 
 def step_seconds(run: Run, constants: Constants = FITTED) -> float:
     """How long a step takes: the longest path of the run's plan at the roofline's costs."""
-    plan, program = _played(run)
+    plan, program = played(run)
     cost = RooflineCost(run, plan.placement, constants)
     return play(program, prices(program, cost)).makespan * cost.straggler
 
 
 def layer_seconds(run: Run, constants: Constants = FITTED) -> tuple[float, float]:
     """Forward and backward of one layer: what one more layer adds to a stage."""
-    longer = run.changed(model=run.model.model_copy(update={"layers": run.model.layers + 1}))
     seconds = []
-    for each in (run, longer):
+    for each in layer_pair(run):
         cost = RooflineCost(each, plan_of(each).placement, constants)
         seconds.append([cost.seconds(Slot(Op(0, kind, 0))) for kind in (Kind.F, Kind.B)])
     forward, backward = (more - less for less, more in zip(*seconds, strict=True))
     return forward, backward
+
+
+def layer_pair(run: Run) -> tuple[Run, Run]:
+    """The run, and one with a layer more."""
+    return run, run.changed(model=run.model.model_copy(update={"layers": run.model.layers + 1}))
 
 
 def memory_bytes(run: Run) -> float:
@@ -93,7 +106,7 @@ def memory_bytes(run: Run) -> float:
     software = run.software
     if software.memory_reports != "max_allocated":
         raise LayoutError(f"software.memory_reports {software.memory_reports}: the ledger counts allocated bytes alone")
-    ranks = memory_of(run, _played(run)[0])
+    ranks = memory_of(run, played(run)[0])
     return ranks[-1].peak_bytes if software.memory_rank == "last" else max(rank.peak_bytes for rank in ranks)
 
 
@@ -105,18 +118,18 @@ def bubble_rate(run: Run, op_times_ms: Mapping[str, float]) -> float:
     names = {"F": "T_F", "I": "T_B", "W": "T_W", "P2P": "T_comm"}
     if missing := [name for name in names.values() if name not in op_times_ms]:
         raise SpecError(f"op_times_ms.{missing[0]} is not stated")
-    layout = run.layout
-    plan = build(layout.schedule, layout.mesh.pp, run.microbatches, layout.stages_per_rank)
-    stages = plan.placement.parts // plan.placement.ranks
+    stages = run.layout.stages_per_rank or 1
     parts = {"F": stages, "I": stages, "W": stages, "P2P": 1}
     times = {name: (float(op_times_ms[given]) / parts[name],) for name, given in names.items()}
-    return play_schedule(plan, UnitCost(times)).bubble.of_span
+    cost = UnitCost(times)
+    return play_schedule(plan_of(run, cost=cost), cost).bubble.of_span
 
 
-def _played(run: Run) -> tuple[Plan, Program]:
+def played(run: Run) -> tuple[Plan, Program]:
     """The run's plan, compiled; runs that differ in nothing that a plan depends on share it."""
     layout = run.layout
-    key = (layout.schedule, layout.mesh.pp, run.microbatches, layout.stages_per_rank, layout.group_size)
+    shape = (layout.schedule, layout.mesh.pp, run.microbatches, layout.stages_per_rank, layout.group_size)
+    key = (run,) if get(layout.schedule).timed else shape
     if key not in _PLANS:
         if len(_PLANS) >= _MOST_PLANS:
             _PLANS.pop(next(iter(_PLANS)))
@@ -136,6 +149,8 @@ def _step(facts: Facts, run: Run) -> dict[str, float]:
 def _memory(facts: Facts, run: Run) -> dict[str, float]:
     if facts.software.get("memory_reports") is None:
         return {}  # its framework logs none
+    if not facts.whole_layer:
+        raise LayoutError("software.attention: the memory of a layer without its attention is not counted apart")
     return {"peak_mem_gib": memory_bytes(run) / UNITS[run.software.memory_unit]}
 
 

@@ -258,6 +258,8 @@ def _schedule(facts: Facts) -> dict[str, Any]:
     if schedule == "none" and pp > 1:
         raise SpecError(f"layout.schedule none: pp is {pp}")
     values: dict[str, Any] = {"schedule": _SCHEDULES[schedule]}
+    if facts.activation_limit is not None:
+        values["activation_limit_stages"] = facts.activation_limit
     if schedule != "dualpipe":  # there two stages of mirrored chains share a rank, by definition
         values["stages_per_rank"] = stages
     return values

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from parsim.errors import ParsimError, SpecError
+from parsim.simulation import simulate
 from parsim.spec import Run
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "published"
@@ -26,7 +27,13 @@ STEPS = {
     "zb-t4-1.5b-1f1b-i-m24": None,
     "simumax-b200-llama3_70b_l12_tp1_pp2_dp4_mbc4_cef": 0.843,  # MooreThreads/SimuMax@4dcaae5 docs/b200
 }
-BUBBLES = ("zb-t5-bubble-1.5b-1f1b-m24", "zb-t5-bubble-6.2b-zb-h1-m32", "zb-t5-bubble-1.5b-zb-h2-m64")
+BUBBLES = (
+    "zb-t5-bubble-1.5b-1f1b-m24",
+    "zb-t5-bubble-6.2b-zb-h1-m32",
+    "zb-t5-bubble-1.5b-zb-h2-m64",
+    "zb-t5-bubble-6.2b-zb-1p-m24",
+    "zb-t5-bubble-1.5b-zb-2p-m32",
+)
 ROOMS = ("model", "layout", "software", "network")
 
 
@@ -106,6 +113,14 @@ def test_a_record_becomes_a_run_field_by_field(modules: dict[str, Any]) -> None:
         ("sc21-t1-76.1b", {"layout__stage_layout": [5] * 12}, "layout.split", (5,) * 12),
         ("sc21-t1-76.1b", {"layout__schedule": "zb_v", "layout__vp": 2}, "layout.schedule", "zb-v"),
         ("sc21-t1-76.1b", {"layout__schedule": "dualpipe"}, "layout.stages_per_rank", None),
+        ("zb-t4-1.5b-zb-2p-m24", {}, "layout.activation_limit_stages", 16),
+        ("zb-t4-1.5b-zb-2p-m24", {}, "layout.schedule", "zb-auto"),
+        (
+            "zb-t4-1.5b-zb-2p-m24",
+            {"layout__schedule": "zb_auto_1p", "layout__activation_limit_stages": None},
+            "layout.activation_limit_stages",
+            8,
+        ),
         ("mzoo-qwen3-235b-h100-0", {"layout__etp": 2, "layout__ep": 16}, "layout.expert_tp", 2),
         ("mzoo-qwen3-235b-h100-0", {}, "layout.ep", 32),
         ("automodel-dsv3-1024", {}, "model.mla.q_rank", 1536),
@@ -179,6 +194,14 @@ def test_steps_near_their_measurement(modules: dict[str, Any], name: str) -> Non
     found, refused = modules["predict"].predictions([record])
     assert [refusal for refusal in refused if refusal.figure == "step_time_s"] == []
     assert found[name]["step_time_s"] == pytest.approx(measured, rel=0.12)
+
+
+@pytest.mark.parametrize("name", ["zb-t4-1.5b-1f1b-i-m24", "sc21-t1-1.7b"])
+def test_what_is_predicted_is_what_simulate_says(modules: dict[str, Any], name: str) -> None:
+    record = modules["by_id"][name]
+    found, _ = modules["predict"].predictions([record])
+    result = simulate(run(modules, record))
+    assert found[name]["step_time_s"] == pytest.approx(result.step_time_s, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", BUBBLES)
