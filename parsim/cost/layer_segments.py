@@ -10,8 +10,8 @@ from parsim.cost.elementwise import elementwise_seconds
 from parsim.cost.matmul import matmul_seconds
 from parsim.cost.rates import Rates
 from parsim.cost.run_axes import RunAxes
-from parsim.cost.segments import Block, Kernel, Segment
-from parsim.model.dims import Dim, Extent, Sizes, extent_dims
+from parsim.cost.segments import Block, Collective, Kernel, Segment
+from parsim.model.dims import Dim, Sizes
 from parsim.model.layer import AttentionCore, Elementwise, Matmul, Pass, Work, shape
 from parsim.spec import Run
 
@@ -43,7 +43,7 @@ class LayerSegments:
         for item in work:
             seconds = self._seconds(item, "F") * (1.0 if isinstance(item, Elementwise) else matmul_share)
             segments += self._beside(item, comms, [Kernel(item.name, seconds)], "F", comm_share)
-        return tuple(s for s in segments if s.seconds > 0)
+        return _block(segments)
 
     def modules_again(self, work: tuple[Work, ...]) -> Block:
         """The block of what the run's recomputed modules play again before the backward (but for the attention core,
@@ -55,7 +55,7 @@ class LayerSegments:
         segments: list[Segment] = []
         for item, share in shares.items():
             segments += self._beside(item, comms, [Kernel(f"{item.name}_again", share * self._seconds(item, "F"))], "F")
-        return tuple(s for s in segments if s.seconds > 0)
+        return _block(segments)
 
     def input_gradient(self, work: tuple[Work, ...], core_again: bool = False) -> Block:
         """The block of I: the work in reverse; with `core_again` the attention core's forward before its backward."""
@@ -67,7 +67,7 @@ class LayerSegments:
                 again = [Kernel(f"{item.name}_again", self._seconds(item, "F"))]
                 segments += self._beside(item, self._comms(work, "F"), again, "F")
             segments += self._beside(item, comms, kernels, "I")
-        return tuple(s for s in segments if s.seconds > 0)
+        return _block(segments)
 
     def weight_gradient(self, work: tuple[Work, ...]) -> Block:
         """The block of W: the weight gradients in reverse."""
@@ -75,7 +75,7 @@ class LayerSegments:
         comms = self._comms(work, "W")
         for item in reversed(work):
             segments += self._beside(item, comms, [Kernel(f"{item.name}_weight", self._seconds(item, "W"))], "W")
-        return tuple(s for s in segments if s.seconds > 0)
+        return _block(segments)
 
     def _comms(self, work: tuple[Work, ...], which: Pass) -> list[Comm]:
         return [comm for axis in self._axes.inside for comm in axis.comms(work, self._sizes, which)]
@@ -113,7 +113,7 @@ class LayerSegments:
     def _seconds(self, item: Work, which: Pass) -> float:
         run, rates, constants = self._run, self._rates, self._constants
         if isinstance(item, Matmul):
-            sizes = self._region(item.inner + item.cols, item.experts)
+            sizes = self._axes.region(self._sizes, item.inner + item.cols, item.experts)
             experts = sizes[Dim.EXPERTS] if item.experts else None
             kind = self._layer_rates if item.layer else rates
             return matmul_seconds(*shape(item, sizes, which), kind, constants, experts, self._cast(item, sizes))
@@ -122,7 +122,8 @@ class LayerSegments:
                 return 0.0
             return attention_seconds(item, self._sizes, "F" if which == "F" else "B", run, rates, constants)
         whole = item.experts or item.role == "embedding"
-        return elementwise_seconds(item, self._region(item.width, whole), which, run, rates, constants)
+        sizes = self._axes.region(self._sizes, item.width, whole)
+        return elementwise_seconds(item, sizes, which, run, rates, constants)
 
     def _cast(self, item: Matmul, sizes: Sizes) -> float:
         """Operand elements of a matmul (of each expert's) that are cast to fp8 or fp4 in each pass."""
@@ -131,9 +132,9 @@ class LayerSegments:
         rows, inner, cols = shape(item, sizes, "F")
         return rows * inner + self._constants.cast_weights * inner * cols / self._run.microbatches
 
-    def _region(self, extent: Extent, whole: bool) -> Sizes:
-        """Local sizes; with sequence parallelism the tokens are cut where no dim is cut by tp."""
-        tensor = self._axes.tensor
-        if whole or not tensor.sequence_parallel or extent_dims(extent) & tensor.cuts:
-            return self._sizes
-        return {**self._sizes, Dim.SEQ: self._sizes[Dim.SEQ] / tensor.degree}
+
+def _block(segments: Iterable[Segment]) -> Block:
+    """The segments that last. Exchanges that other micro-batches' compute hides may run at any time: they go first."""
+    lasting = [segment for segment in segments if segment.seconds > 0]
+    free = [s for s in lasting if isinstance(s, Collective) and s.axis == "ep" and s.overlaps]
+    return (*free, *(segment for segment in lasting if segment not in free)) if free else tuple(lasting)

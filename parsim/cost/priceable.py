@@ -23,9 +23,9 @@ def _blackwell_unthrottled(run: Run) -> bool:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("model.moe", lambda run: run.model.moe is not None, "a dense model"),
-    Rule("model.mla", lambda run: run.model.mla is not None, "a model with plain or grouped-query attention"),
-    Rule("model.mtp_layers", lambda run: run.model.mtp_layers > 0, "0"),
+    Rule("layout.zero_group", _grouped_experts, "none with experts"),
+    Rule("layout.sequence_parallel", _whole_tokens, "true with experts and tp"),
+    Rule("software.routing", lambda run: run.software.routing == "token_drop", "balanced, learned or unknown"),
     Rule("layout.offload", lambda run: run.layout.offload is not None, "none"),
     Rule("layout.zero", _zero_2_pipeline, "0, 1 or 3, or 2 with fsdp: true, in a pipeline"),
     Rule("software.optimizer", lambda run: run.software.optimizer != "adam", "adam"),

@@ -9,7 +9,7 @@ from parsim.axes.dp import DataAxis
 from parsim.axes.ep import ExpertAxis
 from parsim.axes.pp import PipelineAxis
 from parsim.axes.tp import TensorAxis
-from parsim.model.dims import Dim, model_sizes, padded_vocab
+from parsim.model.dims import Dim, Extent, Sizes, extent_dims, model_sizes, padded_vocab
 from parsim.spec import Run
 
 __all__ = ["RunAxes", "axes_of"]
@@ -41,6 +41,14 @@ class RunAxes:
         yield self.data
         if self.expert_data is not None:
             yield self.expert_data
+
+    def region(self, sizes: Sizes, extent: Extent, experts: bool = False) -> Sizes:
+        """Lengths for work over `extent` on one rank: with sequence parallelism tp cuts the tokens where it cuts no dim
+        (experts' tokens it never cuts: they were cut when they were sent).
+        """
+        if experts or not self.tensor.sequence_parallel or extent_dims(extent) & self.tensor.cuts:
+            return sizes
+        return {**sizes, Dim.SEQ: sizes[Dim.SEQ] / self.tensor.degree}
 
     def sizes(self, run: Run) -> dict[Dim, float]:
         """Lengths on one rank, for one micro-batch."""

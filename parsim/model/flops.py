@@ -1,19 +1,32 @@
 """Model FLOP of a training step: the useful arithmetic, whatever a layout adds to it. The numerator of MFU.
 
 The convention, stated with every figure: a multiply-add is 2 FLOP; backward is twice forward; every matmul weight
-counts, the head once, the embedding look-up not at all; recomputation never counts. Attention is counted over the
-full square of scores (PaLM, appendix B; the Llama 3 paper's figures agree) or over the causal half.
+that a token meets counts (of a layer's experts those that it goes to), the head once, and once more with each
+multi-token-prediction layer, the embedding look-up not at all; recomputation never counts. Attention is counted over
+the full square of scores (PaLM, appendix B; the Llama 3 paper's figures agree) or over the causal half; a window w
+leaves min(1, 2w/s) of either.
 
-    matmuls   6 * tokens * (matmul weights of the layers + hidden * vocab)
-    attention 12 * tokens * seq * layers * heads * head_dim           (half of it if causal)
+    matmuls   6 * tokens * (matmul weights that a token meets in the layers + hidden * vocab)
+    attention 6 * tokens * seq * layers * heads * (width of queries + of values)            (half of it if causal)
 
 With every layer recomputed in full, hardware FLOP are 4/3 of the layers' share: for a GPT this is equation 3 of
 Narayanan et al. 2021, 96*B*s*L*h^2*(1 + s/(6h) + V/(16*L*h)).
 """
 
-from parsim.errors import LayoutError
-from parsim.model.dims import Dim, model_sizes
-from parsim.model.layer import Work, dense_layer, head, matmul_parameters
+from collections import Counter
+
+from parsim.model.dims import Dim, Sizes, length, model_sizes
+from parsim.model.layer import (
+    AttentionCore,
+    LayerKind,
+    Matmul,
+    Work,
+    head,
+    layer_kind,
+    layer_work,
+    matmul_parameters,
+    mtp_projection,
+)
 from parsim.spec import ModelSpec
 
 __all__ = ["attention_flops", "hardware_flops", "matmul_flops", "model_flops"]
@@ -24,14 +37,21 @@ _TRAINING = 3  # forward, and a backward of twice that
 def matmul_flops(model: ModelSpec, sequence: int, batch: int) -> float:
     """FLOP of all matmuls with weights in one step of `batch` sequences of `sequence` tokens."""
     sizes = model_sizes(model, batch, sequence)
-    weights = model.layers * matmul_parameters(_layer(model), sizes) + matmul_parameters(head(), sizes)
-    return 2 * _TRAINING * batch * sequence * weights
+    heads = (1 + model.mtp_layers) * matmul_parameters(head(), sizes)
+    projections = model.mtp_layers * matmul_parameters(mtp_projection(), sizes)
+    return 2 * _TRAINING * batch * sequence * (_met_in_layers(model, sizes) + projections + heads)
 
 
 def attention_flops(model: ModelSpec, sequence: int, batch: int, causal: bool = False) -> float:
     """FLOP of scores and weighted sums in one step, over the full square or the causal half of it."""
-    query = model_sizes(model, batch, sequence)[Dim.QUERY]
-    full = 2 * 2 * _TRAINING * batch * sequence**2 * model.layers * query
+    sizes = model_sizes(model, batch, sequence)
+    each = 2 * _TRAINING * batch * sequence**2 * (sizes[Dim.QUERY] + sizes[Dim.OUTPUT])
+    full = each * sum(
+        count * _seen(item, sequence)
+        for kind, count in _kinds(model).items()
+        for item in layer_work(model, kind)
+        if isinstance(item, AttentionCore)
+    )
     return full / 2 if causal else full
 
 
@@ -42,14 +62,30 @@ def model_flops(model: ModelSpec, sequence: int, batch: int, causal: bool = Fals
 
 def hardware_flops(model: ModelSpec, sequence: int, batch: int, causal: bool = False) -> float:
     """FLOP that a step performs when every layer is recomputed in full: one more forward of the layers."""
-    sizes = model_sizes(model, batch, sequence)
-    forward = 2 * batch * sequence * model.layers * matmul_parameters(_layer(model), sizes)
+    forward = 2 * batch * sequence * _met_in_layers(model, model_sizes(model, batch, sequence))
     again = forward + attention_flops(model, sequence, batch, causal) / _TRAINING
     return model_flops(model, sequence, batch, causal) + again
 
 
-def _layer(model: ModelSpec) -> tuple[Work, ...]:
-    if model.moe is not None or model.mla is not None or model.mtp_layers:
-        part = "moe" if model.moe is not None else "mla" if model.mla is not None else "mtp_layers"
-        raise LayoutError(f"model.{part}: FLOP are counted for dense layers only; a model without it would do")
-    return dense_layer(model)
+def _kinds(model: ModelSpec) -> Counter[LayerKind]:
+    """How many layers of each kind there are, those of multi-token prediction among them."""
+    return Counter(layer_kind(model, layer) for layer in range(model.layers + model.mtp_layers))
+
+
+def _seen(core: AttentionCore, sequence: int) -> float:
+    """The share of a layer's scores that its window leaves."""
+    return 1.0 if core.window is None else min(1.0, 2 * core.window / sequence)
+
+
+def _met_in_layers(model: ModelSpec, sizes: Sizes) -> float:
+    """Matmul weights that one token meets in all layers."""
+    return sum(count * _met(layer_work(model, kind), model, sizes) for kind, count in _kinds(model).items())
+
+
+def _met(work: tuple[Work, ...], model: ModelSpec, sizes: Sizes) -> float:
+    topk = model.moe.topk if model.moe is not None else 1
+    return sum(
+        length(item.inner, sizes) * length(item.cols, sizes) * (topk if item.experts else 1)
+        for item in work
+        if isinstance(item, Matmul)
+    )

@@ -18,9 +18,9 @@ EXPERTS = ModelSpec(**MODEL, moe=MoeSpec(experts=8, topk=2, expert_ffn=4096))
 LATENT = ModelSpec(**MODEL, mla=MlaSpec(kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128))
 
 BROKEN: dict[str, dict[str, Any]] = {
-    "model.moe": {"model": EXPERTS},
-    "model.mla": {"model": LATENT},
-    "model.mtp_layers": {"model": ModelSpec(**MODEL, mtp_layers=1)},
+    "layout.zero_group": {"model": EXPERTS, "mesh": {"dp": 4}, "ep": 2, "zero": 1, "zero_group": 2},
+    "layout.sequence_parallel": {"model": EXPERTS, "mesh": {"tp": 2}},
+    "software.routing": {"model": EXPERTS, "software": {"routing": "token_drop"}},
     "layout.offload": {"offload": Offload(activations=True)},
     "layout.zero": {"mesh": {"dp": 2, "pp": 2}, "zero": 2},
     "software.optimizer": {"software": {"optimizer": "muon"}},
@@ -58,6 +58,10 @@ def test_a_broken_rule_is_refused_in_one_line(make_run: MakeRun, rule: Any) -> N
         {"mesh": {"dp": 2}, "zero": 2},
         {"mesh": {"dp": 4}, "zero": 3, "fsdp": True, "zero_group": 2},
         {"mesh": {"cp": 2}},
+        {"model": EXPERTS, "mesh": {"dp": 2}, "ep": 2},
+        {"model": EXPERTS, "mesh": {"tp": 2}, "expert_tp": 2, "sequence_parallel": True},
+        {"model": LATENT, "mesh": {"cp": 2}},
+        {"model": ModelSpec(**MODEL, mtp_layers=2)},
         {"recompute": {"mode": "selective", "modules": ("layernorm", "mlp"), "layers": 2}},
         {"model": ModelSpec(**MODEL, sliding_window=128), "software": {"attention": "unfused_sinks"}},
         {"gpu": "b200-180g-sxm", "software": {"deterministic_attention": True}},

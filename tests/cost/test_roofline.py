@@ -13,7 +13,7 @@ from parsim.cost import RooflineCost
 from parsim.cost.segments import Collective, Kernel
 from parsim.errors import ScheduleError
 from parsim.plan import Kind, Op, Placement, Slot, looped, mirrored, straight
-from parsim.spec import ModelSpec, Run, catalogue, load_gpu, load_model
+from parsim.spec import MlaSpec, ModelSpec, MoeSpec, Run, catalogue, load_gpu, load_model
 
 MakeRun = Callable[..., Run]
 PASSES = (Kind.F, Kind.B, Kind.I, Kind.W)
@@ -38,15 +38,8 @@ def step(cost: RooflineCost, microbatches: int) -> float:
     return microbatches * (seconds(cost, 0, Kind.F) + seconds(cost, 0, Kind.B)) + once
 
 
-def dense_models() -> list[str]:
-    def dense(model: ModelSpec) -> bool:
-        return model.moe is None and model.mla is None and not model.mtp_layers and model.sliding_window is None
-
-    return [name for name in catalogue.names("models") if dense(load_model(name))]
-
-
 @pytest.mark.parametrize("gpu", catalogue.names("gpus"))
-@pytest.mark.parametrize("name", dense_models())
+@pytest.mark.parametrize("name", catalogue.names("models"))
 def test_times_are_positive_and_finite(make_run: MakeRun, gpu: str, name: str) -> None:
     known = [*load_gpu(gpu).efficiency.attention, "unfused"]
     run = make_run(model=load_model(name), gpu=gpu, sequence=1024, mesh={"dp": 8}, software={"attention": known[0]})
@@ -75,6 +68,18 @@ def faster(run: Run, what: str, factor: float = 2.0) -> Run:
     return run.model_copy(update={"cluster": run.cluster.model_copy(update={"node": node})})
 
 
+EXPERTS = ModelSpec(
+    name="experts",
+    layers=8,
+    hidden=4096,
+    heads=32,
+    ffn=8192,
+    vocab=32000,
+    moe=MoeSpec(experts=64, topk=4, expert_ffn=1536, shared_ffn=1536, dense_layers=1),
+    mla=MlaSpec(q_rank=1536, kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128),
+    mtp_layers=1,
+)
+
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tensor": {"mesh": {"tp": 8, "dp": 2}},
     "sequence": {"mesh": {"tp": 8, "dp": 2}, "sequence_parallel": True},
@@ -90,6 +95,12 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "fsdp-ring": {"mesh": {"cp": 2, "dp": 8}, "zero": 3, "fsdp": True, "recompute": "full"},
     "fp8": {"mesh": {"tp": 2, "dp": 8}, "precision": "fp8-current-scaling"},
     "modules": {"mesh": {"dp": 16}, "recompute": {"mode": "selective", "modules": ("layernorm", "mlp", "core_attn")}},
+    "experts": {"model": EXPERTS, "mesh": {"dp": 16}, "ep": 8, "zero": 1},
+    "experts-nodes": {"model": EXPERTS, "mesh": {"dp": 16}, "ep": 16, "software": {"moe_dispatcher": "deepep"}},
+    "experts-cut": {"model": EXPERTS, "mesh": {"tp": 4, "dp": 4}, "ep": 4, "expert_tp": 2, "sequence_parallel": True},
+    "experts-gathered": {"model": EXPERTS, "mesh": {"dp": 16}, "ep": 4, "software": {"moe_dispatcher": "allgather"}},
+    "experts-hidden": {"model": EXPERTS, "mesh": {"dp": 16}, "ep": 8, "software": {"ep_overlap": True}},
+    "experts-fsdp": {"model": EXPERTS, "mesh": {"dp": 16}, "ep": 4, "zero": 3, "fsdp": True},
     "kept": {"mesh": {"dp": 16}, "zero": 2, "fsdp": True, "reshard_after_forward": False},
     "full": {"mesh": {"tp": 2, "dp": 8}, "recompute": "full"},
     "core": {"mesh": {"tp": 2, "dp": 8}, "recompute": "selective"},

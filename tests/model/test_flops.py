@@ -2,9 +2,9 @@
 
 import pytest
 
-from parsim.errors import LayoutError
 from parsim.model.flops import attention_flops, hardware_flops, matmul_flops, model_flops
-from parsim.spec import ModelSpec, MoeSpec
+from parsim.model.weights import active_parameters
+from parsim.spec import ModelSpec, load_model
 
 GPT3 = ModelSpec(
     name="gpt3", layers=96, hidden=12288, heads=96, ffn=4 * 12288, vocab=51200, gated_mlp=False, norm="layer"
@@ -37,7 +37,30 @@ def test_causal_attention_is_half_of_the_square() -> None:
     assert model_flops(GPT3, 2048, 1) - model_flops(GPT3, 2048, 1, causal=True) == causal
 
 
-def test_experts_are_refused() -> None:
-    model = GPT3.model_copy(update={"moe": MoeSpec(experts=8, topk=2, expert_ffn=1024)})
-    with pytest.raises(LayoutError, match=r"model\.moe"):
-        model_flops(model, 2048, 1)
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "qwen3-235b-a22b", "deepseek-v2", "deepseek-v3"])
+def test_of_experts_a_token_meets_its_own(name: str) -> None:
+    """6 N T over the active parameters of the model card, but for the look-up table and the norms' scales."""
+    model = load_model(name).model_copy(update={"mtp_layers": 0})
+    met = active_parameters(model) - model.vocab * model.hidden
+    assert matmul_flops(model, 4096, 2) == pytest.approx(6 * met * 2 * 4096, rel=2e-4)
+
+
+def test_prediction_layers_count_with_their_head() -> None:
+    """DeepSeek-V3's: a layer, a projection of twice the hidden width, and the head once more."""
+    model = load_model("deepseek-v3")
+    plain = model.model_copy(update={"mtp_layers": 0})
+    grown = matmul_flops(model, 4096, 1) - matmul_flops(plain, 4096, 1)
+    hidden, vocab = model.hidden, model.vocab
+    layer = (matmul_flops(plain, 4096, 1) / (6 * 4096) - hidden * vocab) / 61
+    assert grown / (6 * 4096) == pytest.approx(layer + 2 * hidden**2 + hidden * vocab, rel=0.02)
+
+
+def test_latent_attention_counts_the_width_of_queries_and_of_values() -> None:
+    model = load_model("deepseek-v2")
+    assert attention_flops(model, 4096, 1) == 6 * 4096**2 * 60 * 128 * (192 + 128)
+
+
+def test_a_window_leaves_its_share() -> None:
+    """Half of the layers see 128 of 4,096 tokens: 1/16 of their square."""
+    windowed = GPT3.model_copy(update={"sliding_window": 128, "sliding_window_every": 2})
+    assert attention_flops(windowed, 4096, 1) == pytest.approx(attention_flops(GPT3, 4096, 1) * (0.5 + 0.5 / 16))
