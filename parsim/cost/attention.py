@@ -19,29 +19,42 @@ from parsim.model.dims import Dim, Sizes
 from parsim.model.layer import AttentionCore
 from parsim.spec import Run
 
-__all__ = ["attention_seconds"]
+__all__ = ["attention_flops", "attention_seconds"]
 
 
 def attention_seconds(
     core: AttentionCore, sizes: Sizes, which: Literal["F", "B"], run: Run, rates: Rates, constants: Constants
 ) -> float:
     """Seconds of scores, softmax and weighted sum of one layer, forward or backward, for local `sizes`."""
-    square = sizes[Dim.BATCH] * sizes[Dim.SEQ] * sizes[Dim.CONTEXT]
-    flops = 2 * square * (sizes[Dim.QUERY] + sizes[Dim.OUTPUT])
-    score_bytes = rates.word_bytes * square * sizes[Dim.QUERY] / run.model.head_dim
+    flops = attention_flops(core, sizes, which, rates, constants)
+    score_bytes = rates.word_bytes * _square(sizes) * sizes[Dim.QUERY] / run.model.head_dim
     if not rates.attention:
-        matmuls = (1 if which == "F" else 2) * flops / (rates.peak_flops_per_s * constants.unfused_rate)
+        matmuls = flops / (rates.peak_flops_per_s * constants.unfused_rate)
         passes = constants.unfused_forward_passes if which == "F" else constants.unfused_backward_passes
         return matmuls + passes * score_bytes / rates.memory_bytes_per_s
-    seen = 0.5 if core.window is None else min(0.5, core.window / sizes[Dim.CONTEXT])
     rate = rates.peak_flops_per_s * rates.attention * _head_rate(run, constants)
-    flash = flops * seen / rate * (1 + constants.flash_overhead_tokens / sizes[Dim.CONTEXT]) * _ring(run, constants)
+    flash = flops / rate * (1 + constants.flash_overhead_tokens / sizes[Dim.CONTEXT]) * _ring(run, constants)
     if which == "B":
-        flash *= constants.flash_backward_flops / constants.flash_backward_rate * rates.deterministic
+        flash *= rates.deterministic / constants.flash_backward_rate
     if run.software.attention != "unfused_sinks":
         return flash
     passes = constants.sinks_forward_passes if which == "F" else constants.sinks_backward_passes
     return flash + passes * score_bytes / rates.memory_bytes_per_s
+
+
+def attention_flops(
+    core: AttentionCore, sizes: Sizes, which: Literal["F", "B"], rates: Rates, constants: Constants
+) -> float:
+    """FLOP that the kernel performs: 2.5 forwards in a backward of flash, which computes the scores once more."""
+    full = 2 * _square(sizes) * (sizes[Dim.QUERY] + sizes[Dim.OUTPUT])
+    if not rates.attention:
+        return full if which == "F" else 2 * full
+    seen = 0.5 if core.window is None else min(0.5, core.window / sizes[Dim.CONTEXT])
+    return full * seen * (1.0 if which == "F" else constants.flash_backward_flops)
+
+
+def _square(sizes: Sizes) -> float:
+    return sizes[Dim.BATCH] * sizes[Dim.SEQ] * sizes[Dim.CONTEXT]
 
 
 def _head_rate(run: Run, constants: Constants) -> float:

@@ -1,21 +1,25 @@
 """The segments of one layer, embedding or head in a pass: its work as kernels, what the axes owe between them."""
 
+import math
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 from parsim.axes.axis import Comm
-from parsim.cost.attention import attention_seconds
+from parsim.cost.attention import attention_flops, attention_seconds
 from parsim.cost.collectives import InnerCollectives
 from parsim.cost.constants import Constants
 from parsim.cost.elementwise import elementwise_seconds
 from parsim.cost.matmul import matmul_seconds
 from parsim.cost.rates import Rates
 from parsim.cost.run_axes import RunAxes
-from parsim.cost.segments import Block, Collective, Kernel, Segment
+from parsim.cost.segments import Block, Collective, Kernel, KernelCause, Segment
 from parsim.model.dims import Dim, Sizes
 from parsim.model.layer import AttentionCore, Elementwise, Matmul, Pass, Work, shape
 from parsim.spec import Run
 
 __all__ = ["LayerSegments"]
+
+_SUFFIXES: dict[Pass, str] = {"F": "", "I": "_input", "W": "_weight"}
 
 
 class LayerSegments:
@@ -34,15 +38,17 @@ class LayerSegments:
         self._run, self._axes, self._sizes, self._collectives = run, axes, sizes, collectives
         self._rates, self._layer_rates, self._constants = rates, layer_rates, constants
 
-    def forward(self, work: tuple[Work, ...], matmul_share: float = 1.0, comm_share: float = 1.0) -> Block:
-        """The block of F. The shares shorten matmuls (with the attention core) and collectives: what a partial
-        recomputation plays again.
+    def forward(
+        self, work: tuple[Work, ...], matmul_share: float = 1.0, comm_share: float = 1.0, again: bool = False
+    ) -> Block:
+        """The block of F, or of it once more (`again`). The shares shorten matmuls (with the attention core) and
+        collectives: what a partial recomputation plays again.
         """
         segments: list[Segment] = []
         comms = self._comms(work, "F")
         for item in work:
-            seconds = self._seconds(item, "F") * (1.0 if isinstance(item, Elementwise) else matmul_share)
-            segments += self._beside(item, comms, [Kernel(item.name, seconds)], "F", comm_share)
+            share = 1.0 if isinstance(item, Elementwise) else matmul_share
+            segments += self._beside(item, comms, [self._kernel(item, "F", share, again)], "F", comm_share)
         return _block(segments)
 
     def modules_again(self, work: tuple[Work, ...]) -> Block:
@@ -54,7 +60,7 @@ class LayerSegments:
         comms = self._comms(chosen, "F")
         segments: list[Segment] = []
         for item, share in shares.items():
-            segments += self._beside(item, comms, [Kernel(f"{item.name}_again", share * self._seconds(item, "F"))], "F")
+            segments += self._beside(item, comms, [self._kernel(item, "F", share, again=True)], "F")
         return _block(segments)
 
     def input_gradient(self, work: tuple[Work, ...], core_again: bool = False) -> Block:
@@ -62,9 +68,9 @@ class LayerSegments:
         segments: list[Segment] = []
         comms = self._comms(work, "I")
         for item in reversed(work):
-            kernels = [Kernel(f"{item.name}_input", self._seconds(item, "I"))]
+            kernels = [self._kernel(item, "I")]
             if core_again and isinstance(item, AttentionCore):
-                again = [Kernel(f"{item.name}_again", self._seconds(item, "F"))]
+                again = [self._kernel(item, "F", again=True)]
                 segments += self._beside(item, self._comms(work, "F"), again, "F")
             segments += self._beside(item, comms, kernels, "I")
         return _block(segments)
@@ -74,7 +80,7 @@ class LayerSegments:
         segments: list[Segment] = []
         comms = self._comms(work, "W")
         for item in reversed(work):
-            segments += self._beside(item, comms, [Kernel(f"{item.name}_weight", self._seconds(item, "W"))], "W")
+            segments += self._beside(item, comms, [self._kernel(item, "W")], "W")
         return _block(segments)
 
     def _comms(self, work: tuple[Work, ...], which: Pass) -> list[Comm]:
@@ -109,6 +115,24 @@ class LayerSegments:
             return constants.norm_again
         is_named = "act" in modules or ("moe_act" in modules and item.module == "moe")
         return constants.activation_again if item.role == "activation" and is_named else 0.0
+
+    def _kernel(self, item: Work, which: Pass, share: float = 1.0, again: bool = False) -> Kernel:
+        """A piece of work in a pass, `share` of it."""
+        cause: KernelCause = "memory"
+        if not isinstance(item, Elementwise):
+            cause = "matmul" if isinstance(item, Matmul) else "attention"
+        name = f"{item.name}_again" if again else f"{item.name}{_SUFFIXES[which]}"
+        flops = share * self._flops(item, which)
+        return Kernel(name, share * self._seconds(item, which), "recompute" if again else cause, flops)
+
+    def _flops(self, item: Work, which: Pass) -> float:
+        if isinstance(item, Elementwise) or (isinstance(item, AttentionCore) and which == "W"):
+            return 0.0
+        if isinstance(item, AttentionCore):
+            direction: Literal["F", "B"] = "F" if which == "F" else "B"
+            return attention_flops(item, self._sizes, direction, self._rates, self._constants)
+        sizes = self._axes.region(self._sizes, item.inner + item.cols, item.experts)
+        return 2 * math.prod(shape(item, sizes, which)) * (sizes[Dim.EXPERTS] if item.experts else 1)
 
     def _seconds(self, item: Work, which: Pass) -> float:
         run, rates, constants = self._run, self._rates, self._constants

@@ -12,18 +12,23 @@ seconds beside y seconds of kernels takes max(x, y) + c * min(x, y). c is the co
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from parsim.axes.axis import CollectiveKind
 
-__all__ = ["Block", "Collective", "Kernel", "Played", "Segment", "play", "play_pair"]
+__all__ = ["Block", "Collective", "Kernel", "KernelCause", "Played", "Segment", "play", "play_pair"]
+
+KernelCause = Literal["matmul", "attention", "memory", "host", "recompute"]
+"""What a kernel's time is for: arithmetic, traffic of memory, launches, or the forward played once more."""
 
 
 class Kernel(NamedTuple):
-    """Work on the compute stream."""
+    """Work on the compute stream, and the FLOP that it performs (matmuls and attention)."""
 
     name: str
     seconds: float
+    cause: KernelCause = "host"
+    flops: float = 0.0
 
 
 class Collective(NamedTuple):

@@ -138,9 +138,10 @@ class StageSegments:
         """What the backward plays of the forward: a whole layer, about half of it (every second matmul), or modules."""
         recompute, constants = self._run.layout.recompute, self._constants
         if recompute.mode == "full":
-            return self._segments.forward(work)
+            return self._segments.forward(work, again=True)
         if "every_second_matmul" in recompute.modules:
-            return self._segments.forward(work, constants.alternate_matmuls, constants.alternate_tensor_parallel)
+            shares = constants.alternate_matmuls, constants.alternate_tensor_parallel
+            return self._segments.forward(work, *shares, again=True)
         return self._segments.modules_again(work)
 
     def _with_host(self, block: Block, share: float, experts: bool) -> Block:
