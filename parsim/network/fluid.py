@@ -101,6 +101,13 @@ class Fluid:
             self._queue(flow)
         return number
 
+    def stop(self, flow: int) -> float:
+        """Take a flow off before its end; the bytes it had left, now. SpecError as `rate`."""
+        found = self._at(flow)
+        left = found.left_at(self._now)
+        self._end(found)
+        return left
+
     def advance(self, to_s: float) -> list[int]:
         """Let time pass up to and with `to_s`; the flows that end, in order. SpecError if `to_s` has passed.
 
