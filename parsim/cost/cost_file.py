@@ -19,6 +19,10 @@ _SAME = (
     ("model", "kv_heads"),
     ("model", "ffn"),
     ("model", "vocab"),
+    ("model", "moe"),
+    ("model", "mla"),
+    ("model", "mtp_layers"),
+    ("model", "sliding_window"),
     ("batch", "sequence_length"),
     ("layout", "micro_batch_size"),
     ("layout", "precision"),
@@ -28,6 +32,9 @@ _SAME = (
     ("layout", "mesh", "tp"),
     ("layout", "mesh", "cp"),
     ("layout", "mesh", "dp"),
+    ("layout", "ep"),
+    ("layout", "expert_tp"),
+    ("layout", "cp_comm"),
 )
 """What an op's seconds depend on besides its stage."""
 

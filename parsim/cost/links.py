@@ -61,17 +61,20 @@ class RunLinks:
     @cached_property
     def context_ring(self) -> Path:
         """Of context-parallel groups whose ranks hand on to their neighbours: each has its own NIC, and no other."""
-        return self._one_nic(self.context, self.links)
+        path, share = self.context, axis_groups(self.run.cluster, self.run.layout.mesh, "cp").fabric_share
+        if path.domains == 1:
+            return path
+        return path._replace(bytes_per_s=min(path.bytes_per_s, self.links.nic_bytes_per_s * share))
 
     @cached_property
     def context_exchange(self) -> Path:
         """Of context-parallel groups, for all-to-alls."""
-        return self._exchanging(self.context)
+        return self._exchanging(self.context, axis_groups(self.run.cluster, self.run.layout.mesh, "cp"))
 
     @cached_property
     def expert(self) -> Path:
         """Of the groups that dispatch tokens to each other's experts."""
-        return self._exchanging(self._expert_path("ep"))
+        return self._exchanging(self._expert_path("ep"), self._expert_groups("ep"))
 
     @cached_property
     def expert_tensor(self) -> Path:
@@ -165,16 +168,12 @@ class RunLinks:
         paths = {path_between(group, self.links) for group in different.values()}
         return self._shared(min(paths, key=_speed), self._expert_groups(axis))
 
-    def _one_nic(self, path: Path, links: Links) -> Path:
-        """The path where each rank sends over links of its own."""
-        if path.domains == 1:
-            return path
-        return path._replace(bytes_per_s=min(path.bytes_per_s, links.nic_bytes_per_s))
-
-    def _exchanging(self, path: Path) -> Path:
-        """The path with what one rank exchanges over, inside its domain and across."""
+    def _exchanging(self, path: Path, groups: AxisGroups) -> Path:
+        """The path with what one rank exchanges over: inside its domain, and across as the fabric leaves it."""
+        left = groups.fabric_share * groups.reach.exchange_share / groups.reach.share
         return path._replace(
-            inside_bytes_per_s=self.exchange.nvlink_bytes_per_s, across_bytes_per_s=self.exchange.nic_bytes_per_s
+            inside_bytes_per_s=self.exchange.nvlink_bytes_per_s,
+            across_bytes_per_s=self.exchange.nic_bytes_per_s * left,
         )
 
     def _set_size(self, ranks: int) -> int:

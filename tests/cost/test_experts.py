@@ -16,7 +16,7 @@ from parsim.cost.segments import Collective, Kernel
 from parsim.model.flops import matmul_flops
 from parsim.model.layer import Matmul, Pass, head, layer_kind, layer_work, mtp_projection, shape
 from parsim.plan import Kind, Op, Slot, mirrored, straight
-from parsim.spec import MlaSpec, ModelSpec, MoeSpec, Run, load_model
+from parsim.spec import MlaSpec, ModelSpec, MoeSpec, Run, Tier, load_model
 
 MakeRun = Callable[..., Run]
 SMALL: dict[str, Any] = {"name": "m", "layers": 8, "hidden": 4096, "heads": 32, "ffn": 8192, "vocab": 32000}
@@ -235,3 +235,14 @@ def test_flop_of_all_ranks_are_the_models(
     vocab = -(-model.vocab // tp) * tp
     padded = model.model_copy(update={"vocab": vocab})
     assert total * tp * cp * dp == pytest.approx(matmul_flops(padded, 2048, dp), rel=1e-9)
+
+
+def test_a_blocking_fabric_slows_what_crosses_it(make_run: MakeRun) -> None:
+    """An exchange of 4 nodes over a tier of 2 with 4 : 1: most pairs cross it, at a quarter of the rate."""
+    run = make_run(model=EXPERTS, mesh={"dp": 32}, ep=32)
+    fabric = run.cluster.fabric
+    tiers = (Tier(name="leaf", nodes=2, oversubscription=4.0),)
+    slow = fabric.model_copy(update={"topology": "fat_tree", "rails": 1, "tiers": tiers})
+    blocked = run.model_copy(update={"cluster": run.cluster.model_copy(update={"fabric": slow})})
+    open_, shut = (parts(RooflineCost(r, straight(1)))["ep"] for r in (run, blocked))
+    assert 2 * open_ < shut < 4 * open_
