@@ -32,7 +32,8 @@ def _orders(
     """
     limit = Limit(pp if activation_limit_stages is None else activation_limit_stages, weight_share)
     times = stage_times(pp, timing)
-    named = [Rehearsal(times, m).play(orders) for orders in _named(pp, m, int(min(limit.activations, m)))]
+    whole = int(limit.activations) if limit.activations < m else 2 * pp  # m activations are all there are
+    named = [Rehearsal(times, m).play(orders) for orders in _named(pp, m, whole)]
     bound = min(line.makespan for line in named) * _SAME
     best, least_span, least = named[0], math.inf, math.inf
     for line in (*named, *greedy_variants(times, m, limit)):
@@ -64,7 +65,11 @@ SCHEDULE = Schedule(
     orders=_orders,
     backward="split",
     rules=(
-        Rule("activation_limit_stages", lambda size: "at least 1 activation of a stage"),
+        Rule(
+            "activation_limit_stages",
+            lambda size: "at least 1 activation of a stage",
+            most=lambda size: 10**308,  # any finite number
+        ),
         Rule("weight_share", lambda size: "0 to 1", least=lambda size: 0, most=lambda size: 1),
     ),
     options=("activation_limit_stages", "weight_share"),
