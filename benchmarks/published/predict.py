@@ -20,11 +20,14 @@ from records import DATA, Facts, Record, facts_of, read_records, run_of
 
 from parsim.cost import RooflineCost
 from parsim.cost.constants import FITTED, Constants
+from parsim.cost.segments import Collective
+from parsim.cost.segments import play as play_segments
 from parsim.cost.unit import UnitCost
 from parsim.errors import LayoutError, ParsimError, SpecError
 from parsim.files import write_all
 from parsim.memory import memory_of
-from parsim.plan import Kind, Op, Plan, Slot
+from parsim.model.layer import layer_kind, layer_work
+from parsim.plan import Kind, Op, Plan, Slot, straight
 from parsim.run_plan import plan_of
 from parsim.schedule_result import play_schedule
 from parsim.schedules import get
@@ -37,11 +40,13 @@ __all__ = [
     "layer_pair",
     "layer_seconds",
     "memory_bytes",
+    "pass_seconds",
     "played",
     "predictions",
     "step_seconds",
 ]
 
+_PARTS = ("", "_input", "_weight", "_again")  # of a kernel's name: forward, backward, forward once more
 UNITS = {"GiB": 2**30, "GB": 10**9}
 
 
@@ -86,14 +91,29 @@ def step_seconds(run: Run, constants: Constants = FITTED) -> float:
     return play(program, prices(program, cost)).makespan * cost.straggler
 
 
-def layer_seconds(run: Run, constants: Constants = FITTED) -> tuple[float, float]:
-    """Forward and backward of one layer: what one more layer adds to a stage."""
-    seconds = []
-    for each in layer_pair(run):
-        cost = RooflineCost(each, plan_of(each).placement, constants)
-        seconds.append([cost.seconds(Slot(Op(0, kind, 0))) for kind in (Kind.F, Kind.B)])
-    forward, backward = (more - less for less, more in zip(*seconds, strict=True))
+def layer_seconds(run: Run, constants: Constants = FITTED, whole: bool = True) -> tuple[float, float]:
+    """Forward and backward of one layer: what one more layer adds to a stage. `whole`: with its attention."""
+    less, more = ([pass_seconds(each, kind, constants, whole) for kind in (Kind.F, Kind.B)] for each in layer_pair(run))
+    forward, backward = (longer - shorter for shorter, longer in zip(less, more, strict=True))
     return forward, backward
+
+
+def pass_seconds(run: Run, kind: Kind, constants: Constants, whole: bool) -> float:
+    """A pass of the first stage; not `whole`: what of its layers is MLP or experts, without the host.
+
+    LayoutError for such a part of a layer where its collectives cannot be told from those of its attention.
+    """
+    slot = Slot(Op(0, kind, 0))
+    cost = RooflineCost(run, straight(run.layout.mesh.pp), constants)
+    if whole:
+        return cost.seconds(slot)
+    if run.layout.mesh.tp * run.layout.mesh.cp > 1:
+        raise LayoutError("software.attention: a layer without its attention is priced for tp 1 and cp 1 alone")
+    work = layer_work(run.model, layer_kind(run.model, run.model.layers - 1))
+    names = {f"{item.name}{part}" for item in work if item.module in ("mlp", "moe") for part in _PARTS}
+    (blocks,) = cost.segments(slot)
+    kept = (tuple(s for s in block if isinstance(s, Collective) or s.name in names) for block in blocks)
+    return play_segments([block for block in kept if block]).seconds
 
 
 def layer_pair(run: Run) -> tuple[Run, Run]:
@@ -155,9 +175,7 @@ def _memory(facts: Facts, run: Run) -> dict[str, float]:
 
 
 def _layer(facts: Facts, run: Run) -> dict[str, float]:
-    if not facts.whole_layer:
-        raise LayoutError("software.attention: a layer without its attention is not priced yet")
-    forward, backward = layer_seconds(run)
+    forward, backward = layer_seconds(run, whole=facts.whole_layer)
     return {"layer_fwd_ms": 1e3 * forward, "layer_bwd_ms": 1e3 * backward}
 
 

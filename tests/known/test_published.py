@@ -313,3 +313,16 @@ def test_a_file_that_is_no_list_of_records_is_refused(modules: dict[str, Any], t
         with pytest.raises(SpecError) as caught:
             modules["records"].read_records(tmp_path / "data.yaml")
         assert "\n" not in str(caught.value)
+
+
+def test_a_layer_without_its_attention(modules: dict[str, Any]) -> None:
+    """NVIDIA/Megatron-LM@d98e8a6 moe_perf baseline: experts alone, forward 4.327 ms and backward 7.684 ms."""
+    record = modules["by_id"]["mcore-moeperf-mixtral_a2a_tp1ep8_bf16"]
+    found, _ = modules["predict"].predictions([record])
+    part = found[record["id"]]
+    assert part["layer_fwd_ms"] == pytest.approx(4.327, rel=0.15)
+    assert part["layer_bwd_ms"] == pytest.approx(7.684, rel=0.15)
+    whole, _ = modules["predict"].predictions([changed(record, software__attention="cudnn")])
+    assert all(whole[record["id"]][name] > part[name] for name in ("layer_fwd_ms", "layer_bwd_ms"))
+    _, refused = modules["predict"].predictions([changed(record, layout__tp=2, layout__dp=4, layout__ep=4)])
+    assert "tp 1 and cp 1" in next(line.reason for line in refused if line.figure == "layer_ms")
