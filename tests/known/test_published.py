@@ -324,5 +324,6 @@ def test_a_layer_without_its_attention(modules: dict[str, Any]) -> None:
     assert part["layer_bwd_ms"] == pytest.approx(7.684, rel=0.15)
     whole, _ = modules["predict"].predictions([changed(record, software__attention="cudnn")])
     assert all(whole[record["id"]][name] > part[name] for name in ("layer_fwd_ms", "layer_bwd_ms"))
-    _, refused = modules["predict"].predictions([changed(record, layout__tp=2, layout__dp=4, layout__ep=4)])
+    cut = changed(record, layout__tp=2, layout__dp=4, layout__ep=4, layout__sequence_parallel=True)
+    _, refused = modules["predict"].predictions([cut])
     assert "tp 1 and cp 1" in next(line.reason for line in refused if line.figure == "layer_ms")
