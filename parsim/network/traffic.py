@@ -110,12 +110,10 @@ def _shared(wanted: list[Activity], parts: "np.ndarray[tuple[int, int], np.dtype
     users = parts > 0
     # Messages of one boundary can be several at a time: they share links even with themselves.
     kept = (users.sum(axis=0) > 1) | users[~alone].any(axis=0)
-    columns = np.unique(parts[:, kept].T, axis=0) if kept.any() else np.zeros((0, len(wanted)))
+    distinct = {column.tobytes(): column for column in np.ascontiguousarray(parts[:, kept].T)}
+    columns = np.array([*distinct.values()]).reshape(len(distinct), len(wanted))
     if len(columns) <= _MOST_COMPARED:
-        needed = [
-            not any((column <= columns[other]).all() for other in range(len(columns)) if other != index)
-            for index, column in enumerate(columns)
-        ]
+        needed = [np.count_nonzero((columns >= column).all(axis=1)) == 1 for column in columns]
         columns = columns[np.array(needed, bool)]
     uses = {}
     for index, activity in enumerate(wanted):
