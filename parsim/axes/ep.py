@@ -10,8 +10,9 @@ the same in a backward. With P bytes of the tokens a rank has (P = word * T/tp *
                        distinct other domain, (N-1) (1 - (1-1/N)^k), where it is copied on
     allgather          every rank gathers the tokens of all, and the results are reduced and scattered
 
-Expected numbers hold for balanced routing. Sources: GShard (Lepikhin et al. 2020), DeepSeek-V3 (2412.19437, section
-3.2.2) and its DeepEP library.
+Expected numbers hold for balanced routing. Where experts stand in groups of which a token may use g of G, its k experts
+are on the ranks and domains of g groups alone (DeepSeek's node-limited routing). Sources: GShard (Lepikhin et al. 2020),
+DeepSeek-V3 (2412.19437, section 3.2.2) and its DeepEP library.
 """
 
 from dataclasses import dataclass
@@ -26,9 +27,9 @@ __all__ = ["Dispatcher", "ExpertAxis", "distinct"]
 Dispatcher = Literal["alltoall", "allgather", "deepep", "hybridep"]
 
 
-def distinct(places: int, draws: int) -> float:
-    """Expected number of distinct places that `draws` independent, even draws hit."""
-    return places * (1 - (1 - 1 / places) ** draws)
+def distinct(places: float, draws: float) -> float:
+    """Expected number of distinct places that `draws` independent, even draws hit; all of fewer than two."""
+    return places * (1 - (1 - 1 / places) ** draws) if places > 1 else places
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class ExpertAxis:
     domains: int = 1
     expert_tp: int = 1
     word_bytes: int = 2
+    groups: int = 1
+    topk_groups: int = 1
     name: str = "ep"
 
     @property
@@ -64,6 +67,12 @@ class ExpertAxis:
             return Comm(kind, self.name, at, payload * self.degree, before)
         if self.dispatcher == "alltoall":
             return Comm("all_to_all", self.name, at, payload * self.topk, before)
-        elsewhere = distinct(self.domains, self.topk) * (self.domains - 1) / self.domains
-        copies = distinct(self.degree, self.topk)
+        elsewhere = self._reached(self.domains) * (self.domains - 1) / self.domains
+        copies = self._reached(self.degree)
         return Comm("all_to_all", self.name, at, payload * copies, before, across_bytes=payload * elsewhere)
+
+    def _reached(self, places: int) -> float:
+        """How many of `places` (ranks or domains), over which the groups are spread, a token's experts are on."""
+        if places < self.groups:
+            return distinct(places, distinct(self.topk_groups, self.topk))
+        return distinct(places * self.topk_groups / self.groups, self.topk)

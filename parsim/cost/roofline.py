@@ -75,7 +75,8 @@ class RooflineCost:
         for op in slot.ops:
             if op.kind not in COMPUTE:
                 raise ScheduleError(f"{op} has no segments: only F, B, I and W have")
-        return tuple(self._stages.blocks(self._part(op.stage), op.kind) for op in slot.ops)
+        stages = self._stages if slot.second is None else self._paired_stages
+        return tuple(stages.blocks(self._part(op.stage), op.kind) for op in slot.ops)
 
     @property
     def straggler(self) -> float:
@@ -112,8 +113,16 @@ class RooflineCost:
 
     @cached_property
     def _stages(self) -> StageSegments:
+        return self._stage_segments(paired=False)
+
+    @cached_property
+    def _paired_stages(self) -> StageSegments:
+        """Of ops played two at a time: other than alone where there are experts."""
+        return self._stages if self.run.model.moe is None else self._stage_segments(paired=True)
+
+    def _stage_segments(self, paired: bool) -> StageSegments:
         run, axes, sizes, constants = self.run, self._axes, self._sizes, self.constants
-        collectives = InnerCollectives(run, self._links, constants)
+        collectives = InnerCollectives(run, self._links, constants, paired)
         layer_rates = layer_rates_of(run, constants)
         layer = LayerSegments(run, axes, sizes, collectives, self._rates, layer_rates, constants)
         return StageSegments(run, axes, sizes, layer, self._links, constants)

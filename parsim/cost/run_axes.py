@@ -92,7 +92,16 @@ def axes_of(run: Run, expert_domains: int = 1) -> RunAxes:
         axes.context,
         axes.data,
         axes.pipeline,
-        ExpertAxis(layout.ep, moe.topk, run.software.moe_dispatcher, expert_domains, layout.expert_tp, word),
+        ExpertAxis(
+            layout.ep,
+            moe.topk,
+            run.software.moe_dispatcher,
+            expert_domains,
+            layout.expert_tp,
+            word,
+            moe.groups,
+            moe.topk_groups,
+        ),
         TensorAxis(layout.expert_tp, layout.sequence_parallel, word_bytes=word, name="expert_tp", experts=True),
         DataAxis(
             run.expert_dp,

@@ -47,6 +47,20 @@ def test_copies_that_share_a_rank_or_a_node_travel_once() -> None:
     assert dispatch.across_bytes == pytest.approx(4.595 * PAYLOAD, rel=1e-3)
 
 
+def test_groups_bound_how_far_a_token_goes() -> None:
+    """DeepSeek-V3: 8 experts in 4 of 8 groups, one group a node: 4 * (1 - (3/4)^8) nodes, of which 7/8 are others."""
+    axis = ExpertAxis(64, 8, "deepep", domains=8, groups=8, topk_groups=4)
+    sizes = {**WHOLE, Dim.ROUTED: 8 * 4096}
+    dispatch = axis.comms(WORK, sizes, "F")[0]
+    assert dispatch.across_bytes == pytest.approx(4 * (1 - 0.75**8) * 7 / 8 * PAYLOAD)
+    assert dispatch.size_bytes == pytest.approx(32 * (1 - (31 / 32) ** 8) * PAYLOAD)
+    two = ExpertAxis(64, 8, "deepep", domains=2, groups=8, topk_groups=4).comms(WORK, sizes, "F")[0]
+    free = ExpertAxis(64, 8, "deepep", domains=2).comms(WORK, sizes, "F")[0]
+    assert two.across_bytes is not None
+    assert free.across_bytes is not None
+    assert 0.85 * free.across_bytes < two.across_bytes < free.across_bytes
+
+
 @given(st.integers(1, 64), st.integers(1, 16))
 def test_distinct_places_are_at_most_the_draws_and_the_places(places: int, draws: int) -> None:
     assert 1 - 1e-9 <= distinct(places, draws) <= min(places, draws) + 1e-9

@@ -7,7 +7,7 @@ from parsim.cost.constants import FITTED
 from parsim.cost.matmul import matmul_seconds, wave_loss
 from parsim.cost.rates import rates_of
 from parsim.model.flops import hardware_flops, model_flops
-from parsim.plan import Kind, Op, Slot, looped, straight
+from parsim.plan import Kind, Op, Slot, looped, mirrored, straight
 from parsim.spec import Run, load_gpu, run_from_document
 
 SQUARE = {"a100-80g-sxm": 0.77, "h100-80g-sxm": 0.64, "b200-180g-sxm": 0.47, "gb200-nvl72": 0.61}
@@ -115,3 +115,36 @@ def test_llama3_405b_on_16384_gpus_reaches_the_published_rate() -> None:
     reached = model_flops(run.model, 8192, 2048) / run.ranks / (step * cost.straggler)
     assert run.microbatches == 16
     assert reached == pytest.approx(400e12, rel=0.10)
+
+
+def test_deepseek_v3_takes_about_as_long_as_its_report_says() -> None:
+    """2412.19437, table 1: 2.664 M H800 hours for 14.8 T tokens on 2,048 GPUs, 15,360 sequences of 4,096 a step: 19.9 s.
+
+    pp 16 by DualPipe, ep 64, ZeRO-1, fine-grained FP8, norms and MLA up-projections recomputed (sections 3.2 and 3.3);
+    a step in closed form: a pair for each micro-batch, and the schedule's bubble (pp/2 - 1)(FB + B - 3W).
+    """
+    layout = {
+        "mesh": {"pp": 16, "dp": 128},
+        "ep": 64,
+        "zero": 1,
+        "schedule": "dualpipe",
+        "split": "balanced",
+        "precision": "fp8-fine-grained",
+        "recompute": {"mode": "selective", "modules": ["layernorm", "mla_up_proj", "moe_act"]},
+    }
+    document = {
+        "model": "deepseek-v3",
+        "cluster": {"name": "h800-deepseek", "nodes": 256},
+        "layout": layout,
+        "batch": {"sequence_length": 4096, "global_batch_size": 15360},
+        "software": {"moe_dispatcher": "deepep", "ep_overlap": True},
+    }
+    run = run_from_document(document)
+    cost = RooflineCost(run, mirrored(16))
+    rank = [8, 16 + 7]  # the two stages of a rank in the middle
+    pair = cost.seconds(Slot(Op(rank[0], Kind.F, 1), Op(rank[1], Kind.B, 0)))
+    backward, weights = (cost.seconds(Slot(Op(rank[0], kind, 0))) for kind in (Kind.B, Kind.W))
+    step = run.microbatches * pair + 7 * (pair + backward - 3 * weights)
+    step += sum(cost.seconds(Slot(Op(stage, Kind.STEP))) for stage in rank)
+    assert run.microbatches == 120
+    assert step * cost.straggler == pytest.approx(2.664e6 * 3600 / 2048 / (14.8e12 / (15360 * 4096)), rel=0.2)
