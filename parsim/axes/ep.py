@@ -11,7 +11,7 @@ the same in a backward. With P bytes of the tokens a rank has (P = word * T/tp *
     allgather          every rank gathers the tokens of all, and the results are reduced and scattered
 
 Expected numbers hold for balanced routing. Where experts stand in groups of which a token may use g of G, its k experts
-are on the ranks and domains of g groups alone (DeepSeek's node-limited routing). Sources: GShard (Lepikhin et al. 2020),
+are on the ranks and domains of g groups alone (DeepSeek's node-limited routing). Sources: GShard (2006.16668),
 DeepSeek-V3 (2412.19437, section 3.2.2) and its DeepEP library.
 """
 

@@ -118,7 +118,7 @@ def test_llama3_405b_on_16384_gpus_reaches_the_published_rate() -> None:
 
 
 def test_deepseek_v3_takes_about_as_long_as_its_report_says() -> None:
-    """2412.19437, table 1: 2.664 M H800 hours for 14.8 T tokens on 2,048 GPUs, 15,360 sequences of 4,096 a step: 19.9 s.
+    """2412.19437, table 1: 2.664 M H800 hours for 14.8 T tokens on 2,048 GPUs, steps of 15,360 sequences: 19.9 s.
 
     pp 16 by DualPipe, ep 64, ZeRO-1, fine-grained FP8, norms and MLA up-projections recomputed (sections 3.2 and 3.3);
     a step in closed form: a pair for each micro-batch, and the schedule's bubble (pp/2 - 1)(FB + B - 3W).
