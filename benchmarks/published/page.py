@@ -26,6 +26,7 @@ def page_of(found: Mapping[str, Any], errors: Sequence[Error]) -> str:
         _fact("dense step times", found["step"]["core dense"]),
         _fact("with experts", found["step"]["core moe"]),
         _fact("single layers", found["layer"]["core dense"]),
+        _fact("layers with experts", found["layer"]["core moe"]),
         ("runs predicted", f"{coverage['predicted']} of {coverage['measured']}", "core records of step time"),
         ("faster of two layouts", f"{pair['right']} of {pair['n']}", "pairs of one job, 5 % or more apart"),
     ]
