@@ -117,7 +117,8 @@ def test_less_memory_takes_longer() -> None:
     """One activation at a time is no pipeline; with each more it gets shorter, down to ZB-H1's."""
     makespans = [played(4, 12, UnitCost(), limit).makespan for limit in (1, 2, 3, 4)]
     assert makespans == sorted(makespans, reverse=True)
-    assert makespans[0] == 12 * 9 and makespans[-1] == 12 * 3 + 3  # each (p F, p I, W) after the other
+    assert makespans[0] == 12 * 9  # each (p F, p I, W) after the other
+    assert makespans[-1] == 12 * 3 + 3
 
 
 # Table 5 of arXiv:2401.10241: bubble rates of its schedules at the times of its table 9 (ms), p = 8, of a transformer
