@@ -97,7 +97,7 @@ class Flow:
 
     def left_at(self, now_s: float) -> float:
         """Bytes left at a time at which the rate is still this one."""
-        return max(self.left - self.rate * (now_s - self.since_s), 0.0)
+        return max(self.left - self.rate * (now_s - self.since_s), 0.0) if self.rate < math.inf else 0.0
 
 
 def fill(chosen: Collection[Flow]) -> list[Link]:

@@ -33,7 +33,8 @@ class Fluid:
         """SpecError for a capacity that is not above 0."""
         self._ways = Ways(capacities)
         self._flows: dict[int, Flow] = {}
-        self._heap: list[tuple[float, int, Flow]] = []
+        self._heap: list[float] = []  # ends; a flow's may have moved to later since
+        self._ending: dict[float, list[Flow]] = {}  # the flows of each of them
         self._unsolved: dict[Flow, None] = {}  # flows that start now, or that may rise because others ended
         self._now = 0.0
         self._next = 0
@@ -56,11 +57,13 @@ class Fluid:
             self._solve()
         heap = self._heap
         while heap:
-            end_s, _, flow = heap[0]
-            if flow.end_s == end_s:
-                return end_s
+            end_s = heap[0]
+            for flow in self._ending[end_s]:
+                if flow.end_s == end_s:
+                    return end_s
             heappop(heap)
-            self._requeue(flow, end_s)
+            for flow in self._ending.pop(end_s):
+                self._requeue(flow, end_s)
         return math.inf
 
     def rate(self, flow: int) -> float:
@@ -117,17 +120,18 @@ class Fluid:
             raise SpecError(f"time {to_s:g} s: the flows are at {self._now:g} s already, and time only goes on")
         ended: list[int] = []
         end_s = self.next_end_s
+        heap = self._heap
         while end_s <= to_s and end_s < math.inf:
             self._now = end_s = max(end_s, self._now)
             latest = min(end_s + _AT_ONCE * end_s, to_s)
-            heap = self._heap
-            while heap and heap[0][0] <= latest:
-                waited_s, _, flow = heappop(heap)
-                if flow.end_s == waited_s and flow.number in self._flows:
-                    ended.append(flow.number)
-                    self._end(flow)
-                else:
-                    self._requeue(flow, waited_s)
+            while heap and heap[0] <= latest:
+                waited_s = heappop(heap)
+                for flow in self._ending.pop(waited_s):
+                    if flow.end_s == waited_s:
+                        ended.append(flow.number)
+                        self._end(flow)
+                    else:
+                        self._requeue(flow, waited_s)
             if end_s == to_s:  # what rises now is solved together with what starts now
                 break
             end_s = self.next_end_s
@@ -142,13 +146,22 @@ class Fluid:
 
     def _queue(self, flow: Flow) -> None:
         """See that the heap has the flow's end, or an earlier one of it."""
-        if flow.end_s < flow.queued_s:
-            flow.queued_s = flow.end_s
-            heap = self._heap
-            heappush(heap, (flow.end_s, flow.number, flow))
-            if len(heap) > 4 * len(self._flows) + 64:
-                heap[:] = {flow.number: (flow.queued_s, flow.number, flow) for flow in self._flows.values()}.values()
-                heapify(heap)
+        end_s = flow.end_s
+        if end_s < flow.queued_s:
+            flow.queued_s = end_s
+            together = self._ending.get(end_s)
+            if together is not None:
+                together.append(flow)
+                return
+            self._ending[end_s] = [flow]
+            heappush(self._heap, end_s)
+            if len(self._heap) > 4 * len(self._flows) + 64:
+                self._ending.clear()
+                for each in self._flows.values():
+                    if each.queued_s < math.inf:
+                        self._ending.setdefault(each.queued_s, []).append(each)
+                self._heap[:] = self._ending
+                heapify(self._heap)
 
     def _requeue(self, flow: Flow, waited_s: float) -> None:
         """An entry that is not the flow's end was taken from the heap."""
@@ -160,6 +173,7 @@ class Fluid:
     def _end(self, flow: Flow) -> None:
         """Take a flow off its links; those whose bottleneck is on them may rise."""
         del self._flows[flow.number]
+        flow.end_s = math.inf
         if flow.bottleneck is not None:
             flow.bottleneck.bound -= 1
         rate = flow.rate
