@@ -13,18 +13,20 @@ from typing import Literal
 
 from parsim.axes.mesh import Coordinates, coordinates
 from parsim.cost import RooflineCost, StepCost
-from parsim.errors import SpecError
+from parsim.errors import LayoutError, SpecError
+from parsim.explanation.slowest import slowest_stage_of
+from parsim.explanation.waterfall import waterfall_of
 from parsim.memory import RankMemory, memory_of, memory_samples
-from parsim.metrics import RankUse, bubble, busy_seconds
+from parsim.metrics import RankUse, bubble
 from parsim.model.flops import model_flops
 from parsim.network.estimate import Correction
 from parsim.network.groups import axis_groups
-from parsim.plan import COMPUTE, Kind, Plan
+from parsim.plan import COMPUTE, Plan
 from parsim.run_plan import plan_of
 from parsim.sim import Noise, Played, Prices, compile_plan, latest_first_starts, play, play_events, prices, recording
+from parsim.sim.contention_run import play_contended
 from parsim.spec import Mesh, Run
 from parsim.step_result import RankRow, StepResult
-from parsim.timeline import Span
 
 __all__ = ["simulate"]
 
@@ -39,6 +41,7 @@ def simulate(
     plan: Plan | None = None,
     cost: StepCost | None = None,
     correction: Correction | None = None,
+    contention: bool = False,
     every_rank: bool = False,
     steps: int = 1,
     jitter: float = 0.0,
@@ -49,8 +52,9 @@ def simulate(
 
     `jitter` is the sigma of a lognormal factor of mean 1 on every op, `slow_ranks` factors by global rank, `seed`
     overrides the run's. `plan` plays instead of the run's schedule, `cost` (measured times) prices it instead of the
-    roofline, `correction` (a user's nccl-tests log) prices its collectives. Raises LayoutError for a run that cannot be
-    priced, ScheduleError for a schedule or plan that does not fit it, SpecError for impossible noise.
+    roofline, `correction` (a user's nccl-tests log) prices its collectives. With `contention` SimPy plays what is
+    inside the ops on the shared links, where it slows what it meets. Raises LayoutError for a run that cannot be priced,
+    ScheduleError for a schedule or plan that does not fit it, SpecError for impossible noise.
     """
     if engine not in _PLAYERS:
         raise SpecError(f"engine {engine}: one of {', '.join(_PLAYERS)}")
@@ -62,21 +66,44 @@ def simulate(
             "measured costs hold their collectives already: a calibration of collectives cannot change them"
         )
     cost = RooflineCost(run, full_plan.placement, correction=correction) if cost is None else cost
-    memory = memory_of(run, full_plan)
     program = compile_plan(full_plan)
     priced = _stretched(prices(program, cost), cost.straggler)
+    memory = _memory(run, full_plan)
     noise = Noise(jitter, _slow_lanes(run, slow_ranks or {}), run.seed if seed is None else seed)
     lanes = run.layout.mesh.dp * run.layout.mesh.cp if every_rank or not noise.silent else 1
 
+    contended = _contended(cost, lanes) if contention else None
+
     def take(step: int) -> Played:
         multipliers = None if lanes == 1 and noise.silent else noise.multipliers(program, lanes, step)
+        if contended is not None:
+            return play_contended(program, priced, contended, multipliers)
         return _PLAYERS[engine](program, priced, multipliers, join=lanes)
 
     # Of further steps only the times are kept; the one in the middle is played again, the same by its seed.
     first = take(0)
     times = (first.makespan, *(take(step).makespan for step in range(1, steps)))
     middle = sorted(range(steps), key=times.__getitem__)[(steps - 1) // 2]
-    return _read(run, cost, memory, take(middle) if middle else first, times, every_rank)
+    return _read(run, cost, memory, take(middle) if middle else first, times, every_rank, contention)
+
+
+def _memory(run: Run, plan: Plan) -> tuple[RankMemory, ...] | str:
+    """The memory of each pipeline rank; the reason where the ledger does not know the run: its time is still told."""
+    try:
+        return memory_of(run, plan)
+    except LayoutError as error:
+        return str(error)
+
+
+def _contended(cost: StepCost, lanes: int) -> RooflineCost:
+    """The cost that can say what is inside its ops. SpecError for measured times, and for replicas that differ."""
+    if not isinstance(cost, RooflineCost):
+        raise SpecError("contention plays what is inside ops, and measured times do not tell: without them it would do")
+    if lanes > 1:
+        raise SpecError(
+            "contention plays one replica for all that are alike: without every rank, jitter or slow ranks it would do"
+        )
+    return cost
 
 
 def _stretched(priced: Prices, factor: float) -> Prices:
@@ -116,10 +143,11 @@ def _evidence(run: Run, cost: StepCost) -> dict[str, list[str]]:
 def _read(
     run: Run,
     cost: StepCost,
-    memory: tuple[RankMemory, ...],
+    memory: tuple[RankMemory, ...] | str,
     played: Played,
     times: tuple[float, ...],
     every_rank: bool,
+    contended: bool,
 ) -> StepResult:
     """What the recording of the slowest lane says, and with `every_rank` the use of every rank."""
     program = played.program
@@ -127,23 +155,25 @@ def _read(
     evidence = _evidence(run, cost)
     timeline = recording(program, played, lane=slowest, run=run.document(), evidence=evidence)
     rows_of_ranks = timeline.by_rank()
+    held_by_ranks = () if isinstance(memory, str) else memory
     samples = (
         sample
-        for held, spans in zip(memory, rows_of_ranks, strict=True)
+        for held, spans in zip(held_by_ranks, rows_of_ranks, strict=not isinstance(memory, str))
         for sample in memory_samples(held, [span for span in spans if span.op.kind in COMPUTE])
     )
     timeline = replace(timeline, memory=tuple(samples))
     found = bubble(timeline, latest_first_starts(program, played, slowest))
-    exposed = _exposed(program.plan, cost, rows_of_ranks, found.makespan)
+    waterfall = waterfall_of(run, program.plan, cost, rows_of_ranks, found.makespan, contended=contended)
     return StepResult(
         run=run,
         plan=program.plan,
         timeline=timeline,
         bubble=found,
-        memory=memory,
+        memory=held_by_ranks,
+        memory_refusal=memory if isinstance(memory, str) else None,
         rows=tuple(_every_rank(run, played) if every_rank else map(_pipeline_rank, found.ranks)),
-        compute_s=found.makespan - sum(exposed.values()),
-        exposed_s=exposed,
+        waterfall=waterfall,
+        slowest_stage=slowest_stage_of(run, program.plan, cost),
         model_flops=model_flops(run.model, run.batch.sequence_length, run.batch.global_batch_size),
         step_times_s=times,
         lanes=played.lanes,
@@ -170,29 +200,6 @@ def _slowest_lane(played: Played) -> int:
     ends = played.makespans
     last = [lane for lane in range(played.lanes) if ends[lane] >= ends.max() * (1 - 1e-12)]
     return last[0] if len(last) == 1 else max(last, key=lambda lane: sum(played.busy(lane)))
-
-
-def _exposed(plan: Plan, cost: StepCost, ranks: list[list[Span]], makespan: float) -> dict[str, float]:
-    """Seconds of the step by cause, averaged over pipeline ranks.
-
-    Inside an op, what its segments expose; before a STEP, waiting for gradients is "dp"; all other idle time of the
-    compute stream is "pipeline"; "straggler" is the share by which everything was stretched.
-    """
-    found = dict.fromkeys(("pipeline", "tp", "cp", "ep", "dp", "optimizer", "straggler"), 0.0)
-    for order, spans in zip(plan.orders, ranks, strict=True):
-        lasted = {span.op: span.end_s - span.start_s for span in spans}
-        for slot in order:
-            if slot.first.kind is not Kind.REDUCE_GRAD:
-                # Noise stretches what an op exposes like the rest of it.
-                clean = cost.seconds(slot) * cost.straggler
-                factor = lasted[slot.first] / clean if clean else 1.0
-                for cause, seconds in cost.exposed_seconds(slot).items():
-                    found[cause] = found.get(cause, 0.0) + seconds * factor
-        waiting = sum(span.waiting_s for span in spans if span.op.kind is Kind.STEP) / cost.straggler
-        found["dp"] += waiting
-        found["pipeline"] += (makespan - busy_seconds(spans)) / cost.straggler - waiting
-        found["straggler"] += makespan - makespan / cost.straggler
-    return {cause: seconds / len(ranks) for cause, seconds in found.items()}
 
 
 def _pipeline_rank(use: RankUse) -> RankRow:

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from parsim.explanation.slowest import SlowestStage
+from parsim.explanation.waterfall import EXPOSED, Waterfall, peak_of
 from parsim.memory import RankMemory
 from parsim.metrics import BUBBLE_DEFINITIONS, Bubble
+from parsim.model.weights import active_parameters
 from parsim.plan import Plan
 from parsim.spec import Run
 from parsim.timeline import Timeline
@@ -33,10 +36,9 @@ class RankRow:
 
 @dataclass(frozen=True)
 class StepResult:
-    """A predicted step of `run`.
+    """A predicted step of `run`. `memory` is empty where it is not modelled: `memory_refusal` then says why.
 
-    `exposed_s` are seconds of the step by cause, averaged over pipeline ranks; with `compute_s` they sum to
-    `step_time_s`. With several steps `step_times_s` holds each, and the recording is of the one in the middle.
+    With several steps `step_times_s` holds each, and the recording is of the one in the middle.
     """
 
     run: Run
@@ -45,14 +47,15 @@ class StepResult:
     bubble: Bubble
     memory: tuple[RankMemory, ...]
     rows: tuple[RankRow, ...]
-    compute_s: float
-    exposed_s: Mapping[str, float]
+    waterfall: Waterfall
+    slowest_stage: SlowestStage
     model_flops: float
     step_times_s: tuple[float, ...]
     lanes: int
     evidence: Mapping[str, Any]
     groups: Mapping[str, Mapping[str, Any]]
     """By axis: where its groups stand on the cluster, and what one has when all of them run at once."""
+    memory_refusal: str | None = None
 
     @property
     def step_time_s(self) -> float:
@@ -60,8 +63,24 @@ class StepResult:
         return self.bubble.makespan
 
     @property
+    def exposed_s(self) -> dict[str, float]:
+        """Seconds of the step by cause, averaged over pipeline ranks; with `compute_s` they sum to `step_time_s`."""
+        exposed = self.waterfall.exposed
+        return {cause: exposed[cause] for cause in (*EXPOSED, *(name for name in exposed if name not in EXPOSED))}
+
+    @property
+    def compute_s(self) -> float:
+        """Seconds of the kernels, averaged over pipeline ranks."""
+        return self.step_time_s - sum(self.exposed_s.values())
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one step trains on."""
+        return self.run.batch.global_batch_size * self.run.batch.sequence_length
+
+    @property
     def tokens_per_s(self) -> float:
-        return self.run.batch.global_batch_size * self.run.batch.sequence_length / self.step_time_s
+        return self.tokens_per_step / self.step_time_s
 
     @property
     def model_tflops_per_gpu(self) -> float:
@@ -71,42 +90,81 @@ class StepResult:
     @property
     def mfu(self) -> float | None:
         """Model FLOP/s as a share of the GPU's peak in the run's precision; None if its file has none (fp64)."""
-        if self.run.layout.precision == "fp64":
-            return None
-        peak = self.run.cluster.node.gpu.peak_flops_per_s(self.run.layout.precision)
-        return self.model_tflops_per_gpu * 1e12 / peak
+        return self._of_peak(self.model_flops)
 
     @property
-    def peak_memory_bytes(self) -> float:
-        """The most any rank has allocated at once."""
-        return max(rank.peak_bytes for rank in self.memory)
+    def hfu(self) -> float | None:
+        """FLOP/s that the kernels perform as a share of the peak; None without a peak, or where times were measured."""
+        hardware = self.waterfall.hardware_flops
+        return None if hardware is None else self._of_peak(hardware)
+
+    def _of_peak(self, flops: float) -> float | None:
+        peak = peak_of(self.run)
+        return None if peak is None else flops / self.step_time_s / self.run.ranks / peak
+
+    @property
+    def flops(self) -> dict[str, Any]:
+        """FLOP of a step: the model's, what the GPUs perform, 6 N D; and what each of them counts."""
+        attention = "over the full square in both directions"
+        if self.run.software.attention != "unfused":
+            attention = "over the causal half, which is all that this kernel computes, and 2.5 forwards in its backward"
+        return {
+            "model": self.model_flops,
+            "hardware": self.waterfall.hardware_flops,
+            "six_n_d": 6.0 * active_parameters(self.run.model) * self.tokens_per_step,
+            "peak_per_gpu_per_s": peak_of(self.run),
+            "convention": {
+                "model": "a multiply-add is 2 FLOP, backward is twice forward; matmuls that a token meets and "
+                "attention over the full square, no embedding look-up, no recomputation",
+                "hardware": "what the kernels perform: recomputation, padded vocabulary and duplicated heads too; "
+                f"attention {attention}",
+                "six_n_d": "N: parameters that a token meets, embedding and head in full; D: tokens; no attention",
+            },
+        }
+
+    @property
+    def peak_memory_bytes(self) -> float | None:
+        """The most any rank has allocated at once; None where memory is not modelled."""
+        return max((rank.peak_bytes for rank in self.memory), default=None)
 
     @property
     def gpu_memory_bytes(self) -> float:
         return float(self.run.cluster.node.gpu.memory_bytes)
 
     @property
-    def fits(self) -> bool:
-        """Whether the allocated peak and the context fit into the GPU's memory."""
-        return self.peak_memory_bytes + CONTEXT_BYTES <= self.gpu_memory_bytes
+    def fits(self) -> bool | None:
+        """Whether the allocated peak and the context fit into the GPU's memory; None if nobody knows."""
+        peak = self.peak_memory_bytes
+        return None if peak is None else peak + CONTEXT_BYTES <= self.gpu_memory_bytes
 
     @property
-    def peak_reserved_bytes(self) -> float:
+    def peak_reserved_bytes(self) -> float | None:
         """What the caching allocator would hold at the peak; near the limit it gives cached blocks back."""
-        return min(self.peak_memory_bytes * RESERVED_OVER_ALLOCATED, max(self.gpu_memory_bytes, self.peak_memory_bytes))
+        peak = self.peak_memory_bytes
+        return None if peak is None else min(peak * RESERVED_OVER_ALLOCATED, max(self.gpu_memory_bytes, peak))
+
+    @property
+    def peak_device_bytes(self) -> float | None:
+        """What the device shows as used: reserved and context, or what would be needed where it does not fit."""
+        peak, reserved = self.peak_memory_bytes, self.peak_reserved_bytes
+        if peak is None or reserved is None:
+            return None
+        return min(reserved + CONTEXT_BYTES, self.gpu_memory_bytes) if self.fits else peak + CONTEXT_BYTES
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader must know before believing the numbers, a line each."""
-        found = []
-        if not self.fits:
+        found, peak = [], self.peak_memory_bytes
+        if peak is None:
+            found.append(f"memory is not modelled: {self.memory_refusal}")
+        elif not self.fits:
             found.append(
-                f"does not fit: rank {self._worst()} needs {_gib(self.peak_memory_bytes)} and about "
+                f"does not fit: rank {self._worst()} needs {_gib(peak)} and about "
                 f"{_gib(CONTEXT_BYTES)} of context, the GPU has {_gib(self.gpu_memory_bytes)}"
             )
-        elif self.peak_memory_bytes * RESERVED_OVER_ALLOCATED + CONTEXT_BYTES > self.gpu_memory_bytes:
+        elif peak * RESERVED_OVER_ALLOCATED + CONTEXT_BYTES > self.gpu_memory_bytes:
             found.append(
-                f"tight: rank {self._worst()} allocates {_gib(self.peak_memory_bytes)} "
+                f"tight: rank {self._worst()} allocates {_gib(peak)} "
                 f"of {_gib(self.gpu_memory_bytes)}; "
                 "runs this close to the limit are published 12-25 % slower than their neighbours"
             )
@@ -124,15 +182,18 @@ class StepResult:
             "tokens_per_s_per_gpu": self.tokens_per_s / self.run.ranks,
             "model_tflops_per_gpu": self.model_tflops_per_gpu,
             "mfu": self.mfu,
+            "hfu": self.hfu,
+            "flops": self.flops,
             "bubble": self.bubble.document(),
             "definitions": dict(BUBBLE_DEFINITIONS),
             "compute_s": self.compute_s,
-            "exposed_s": dict(self.exposed_s),
+            "exposed_s": self.exposed_s,
+            "waterfall": self.waterfall.document(),
+            "waterfall_per_rank": self.waterfall.documents(),
+            "slowest_stage": self.slowest_stage.document(),
             "peak_memory_bytes": self.peak_memory_bytes,
             "peak_reserved_bytes": self.peak_reserved_bytes,
-            "peak_device_bytes": min(self.peak_reserved_bytes + CONTEXT_BYTES, self.gpu_memory_bytes)
-            if self.fits
-            else self.peak_memory_bytes + CONTEXT_BYTES,
+            "peak_device_bytes": self.peak_device_bytes,
             "gpu_memory_bytes": self.gpu_memory_bytes,
             "fits": self.fits,
             "per_rank": [self._row(row) for row in self.rows],
@@ -154,16 +215,16 @@ class StepResult:
         return document
 
     def _row(self, row: RankRow) -> dict[str, Any]:
-        memory = self.memory[row.pipeline_rank]
+        memory = self.memory[row.pipeline_rank] if self.memory else None
         named = {} if row.rank is None else {"rank": row.rank}
         return {
             **named,
             "pipeline_rank": row.pipeline_rank,
             "busy_s": row.busy_s,
             "idle_s": row.idle_s,
-            "peak_memory_bytes": memory.peak_bytes,
-            "peak_at": str(memory.peak.slot) if memory.peak else None,
-            "memory_by_category": memory.at_peak(),
+            "peak_memory_bytes": memory.peak_bytes if memory else None,
+            "peak_at": str(memory.peak.slot) if memory and memory.peak else None,
+            "memory_by_category": memory.at_peak() if memory else {},
         }
 
 

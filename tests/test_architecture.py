@@ -32,8 +32,9 @@ MAY_IMPORT = {
     "metrics": BASE | {"spec", "model", "plan", "memory", "timeline"},
     "comparison": BASE | {"files", "spec", "model", "plan", "memory", "timeline", "metrics"},
     "report": BASE | {"spec", "model", "plan", "memory", "timeline", "metrics", "comparison", "network"},
+    "explanation": BASE | {"spec", "model", "axes", "cost", "plan", "timeline", "metrics"},
     "run_plan": BASE | {"spec", "plan", "schedules", "cost", "memory"},
-    "step_result": BASE | {"spec", "plan", "memory", "timeline", "metrics"},
+    "step_result": BASE | {"spec", "model", "plan", "memory", "timeline", "metrics", "explanation"},
 }
 SEES_ALL = {"parsim", "cli", "schedule_result", "simulation"}
 HOME_OF = {

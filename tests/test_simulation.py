@@ -315,5 +315,5 @@ def test_ugly_runs_have_finite_numbers(run: dict[str, Any], engine: Any) -> None
 
 
 def test_what_cannot_be_priced_is_refused() -> None:
-    with pytest.raises(LayoutError, match=r"model\.moe"):
-        simulate(load_run("llama3-70b-64", ["model=mixtral-8x7b", "layout.stages_per_rank=1", "layout.schedule=1f1b"]))
+    with pytest.raises(LayoutError, match=r"layout\.offload"):
+        simulate(make_run(mesh={"tp": 8}, offload={"activations": True}))

@@ -124,6 +124,10 @@ def simulate(
             metavar="FILE", help="A log of nccl-tests of this cluster: it goes before the model's collectives."
         ),
     ] = None,
+    contention: Annotated[
+        bool,
+        typer.Option("--contention", help="Play what is inside the ops on shared links: what meets there slows down."),
+    ] = False,
     every_rank: Annotated[
         bool, typer.Option("--every-rank", help="Play every data-parallel replica, not one for all that are alike.")
     ] = False,
@@ -157,6 +161,7 @@ def simulate(
         plan,
         cost,
         calibration,
+        contention,
         every_rank,
         steps,
         jitter,

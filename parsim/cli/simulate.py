@@ -30,6 +30,7 @@ def simulate_command(
     plan_path: Path | None,
     cost_path: Path | None,
     calibration_path: Path | None,
+    contention: bool,
     every_rank: bool,
     steps: int,
     jitter: str | None,
@@ -53,6 +54,7 @@ def simulate_command(
         plan=plan,
         cost=None if cost_path is None else read_cost(cost_path, run, plan),
         correction=None if calibration_path is None else read_calibration(calibration_path, run.cluster).correction,
+        contention=contention,
         every_rank=every_rank,
         steps=steps,
         jitter=0.0 if jitter is None else parse_jitter(jitter),
@@ -97,13 +99,14 @@ def _drawing(result: StepResult) -> Drawing:
     run, size = result.run, format_bytes(result.gpu_memory_bytes)
     rate = f"{result.model_tflops_per_gpu:.0f} TFLOP/s per GPU of model FLOP, attention over the full square"
     memory = f"allocated; {'fits' if result.fits else 'does not fit'} in {size}"
+    peak = result.peak_memory_bytes
     return Drawing(
         title=f"{run.model.name} on {run.ranks:,} × {run.cluster.node.gpu.name}",
         facts=[
             ("step time", format_seconds(result.step_time_s), f"{result.tokens_per_s:,.0f} tokens/s"),
             ("MFU", "-" if result.mfu is None else f"{result.mfu:.1%}", rate),
             *bubble_facts(result.bubble),
-            ("peak memory", format_bytes(result.peak_memory_bytes), memory),
+            ("peak memory", *(("-", "not modelled") if peak is None else (format_bytes(peak), memory))),
         ],
         capacity_bytes=result.gpu_memory_bytes,
         table=("Where the step goes", ("cause", "time", "share"), _shares(result), "Mean over pipeline ranks."),

@@ -334,10 +334,12 @@ def test_a_folder_without_permission(refused: Refused) -> None:
 
 
 @pytest.mark.parametrize("model", ["mixtral-8x7b", "qwen3-30b-a3b", "deepseek-v3"])
-def test_mixtures_of_experts_are_not_simulated_yet(refused: Refused, model: str) -> None:
+def test_experts_with_tensor_parallelism_need_their_tokens_cut(refused: Refused, model: str) -> None:
     text = Path("run.yaml").read_text()
     Path("run.yaml").write_text(f"model: {model}\n{text[text.index('cluster') :]}")
-    assert "moe" in refused(("simulate", "run.yaml", "--set", "layout.mesh.pp=1", "--set", "layout.mesh.dp=4"))
+    assert "sequence_parallel" in refused(
+        ("simulate", "run.yaml", "--set", "layout.mesh.pp=1", "--set", "layout.mesh.dp=4")
+    )
 
 
 def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,224 @@
+"""Explanations: the waterfall adds up and moves as its causes do, the slowest stage and its reasons, MFU and HFU."""
+
+import json
+import math
+import statistics
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parsim.cost import MeasuredCost, RooflineCost
+from parsim.explanation.waterfall import CAUSES
+from parsim.model.flops import model_flops, part_flops
+from parsim.plan import Kind
+from parsim.plan.op import Op, Slot
+from parsim.simulation import simulate
+from parsim.spec import Run, load_model, load_run
+from parsim.step_result import StepResult
+
+PLAIN = ("layout.stages_per_rank=1", "layout.schedule=1f1b")
+
+
+@cache
+def result_of(name: str, *overrides: str, **options: Any) -> StepResult:
+    return simulate(load_run(name, overrides), **options)
+
+
+def check_waterfall(result: StepResult) -> None:
+    """What holds for each: it adds up on every rank, its share of ideal compute is the MFU, and only what the kernel
+    skips is below zero.
+    """
+    step, waterfall = result.step_time_s, result.waterfall
+    for causes in (waterfall.mean, *waterfall.ranks):
+        assert math.fsum(causes.values()) == pytest.approx(step, rel=1e-9)
+        assert all(s >= -1e-9 * step for cause, s in causes.items() if cause != "causal_skip"), causes
+    document = result.document()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    rows = {row["cause"]: row for row in document["waterfall"]}
+    assert sum(row["seconds"] for row in rows.values()) == pytest.approx(step, rel=1e-9)
+    assert sum(row["share"] for row in rows.values()) == pytest.approx(1, rel=1e-9)
+    assert rows["ideal_compute"]["share"] == pytest.approx(result.mfu, rel=1e-9)
+    assert [*rows] == [cause for cause in CAUSES if cause in rows]
+    each = document["waterfall_per_rank"]
+    assert [one["pipeline_rank"] for one in each] == list(range(result.run.layout.mesh.pp))
+    for cause, row in rows.items():
+        seconds = [found["seconds"] for one in each for found in one["causes"] if found["cause"] == cause]
+        assert row["seconds"] == pytest.approx(sum(seconds) / len(each), rel=1e-9, abs=1e-12 * step)
+    for cause, seconds in result.exposed_s.items():
+        assert seconds == pytest.approx(rows[cause]["seconds"], rel=1e-12, abs=1e-15)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    name=st.sampled_from(["llama3-70b-64", "gpt3-175b-1024"]),
+    tp=st.sampled_from([1, 2, 8]),
+    pp=st.sampled_from([1, 2, 4, 8]),
+    schedule=st.sampled_from(["1f1b", "gpipe", "zb-h1", "interleaved", "dualpipe", "zb-v"]),
+    recompute=st.sampled_from(["none", "full", "{mode: selective, modules: [core_attn]}"]),
+    zero=st.sampled_from([0, 1]),
+    attention=st.sampled_from(["flash2", "unfused"]),
+    jitter=st.sampled_from([0.0, 0.1]),
+)
+def test_the_waterfall_adds_up(
+    name: str, tp: int, pp: int, schedule: str, recompute: str, zero: int, attention: str, jitter: float
+) -> None:
+    stages = 2 if schedule in ("interleaved", "zb-v") and pp > 1 else 1
+    overrides = [
+        "model.layers=16",
+        f"layout.mesh.tp={tp}",
+        f"layout.mesh.pp={pp}",
+        "layout.mesh.dp=2",
+        f"cluster.nodes={max(1, tp * pp * 2 // 8)}",
+        "batch.global_batch_size=32",
+        "layout.micro_batch_size=1",
+        f"layout.schedule={schedule if pp > 1 else '1f1b'}",
+        f"layout.stages_per_rank={stages}",
+        f"layout.recompute={recompute}",
+        f"layout.zero={zero}",
+        "layout.split=even",
+        f"layout.sequence_parallel={'true' if tp > 1 else 'false'}",
+        f"software.attention={attention}",
+    ]
+    result = simulate(load_run(name, overrides), jitter=jitter)
+    check_waterfall(result)
+    mean = result.waterfall.mean
+    assert (mean["recompute"] > 0) == (recompute != "none")
+    assert (mean["causal_skip"] < 0) == (attention == "flash2")
+    assert (mean["tp"] > 0) == (tp > 1)
+    if pp == 1:
+        assert mean["pipeline"] == pytest.approx(0, abs=1e-9 * result.step_time_s)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model=mixtral-8x7b", *PLAIN, "layout.ep=2"),
+        ("model=deepseek-v3", "layout.stages_per_rank=1", "layout.schedule=dualpipe", "layout.split=[16,15,15,15]"),
+        ("layout.mesh.cp=2", "layout.mesh.dp=8"),
+    ],
+    ids=["experts", "latent attention, MTP, overlapped pairs", "context"],
+)
+def test_runs_whose_memory_nobody_knows_still_have_their_time(overrides: tuple[str, ...]) -> None:
+    result = result_of("llama3-70b-64", *overrides)
+    if result.memory:
+        pytest.skip("the ledger knows it by now")
+    check_waterfall(result)
+    document = result.document()
+    assert (document["fits"], document["peak_memory_bytes"], document["peak_device_bytes"]) == (None, None, None)
+    assert any(warning.startswith("memory is not modelled: ") for warning in document["warnings"])
+    assert all(row["peak_memory_bytes"] is None for row in document["per_rank"])
+    assert not result.timeline.memory
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ("software.tp_overlap=te_userbuffers", "tp"),
+        ("layout.recompute=none", "recompute"),
+        ("software.ops=compiled", "memory"),
+        ("network.nic_gbps_per_gpu=1e6", "dp"),
+    ],
+)
+def test_less_of_a_cause_speeds_the_step_and_adds_to_no_other_kernel(change: str, cause: str) -> None:
+    slow = ("layout.recompute=full", "software.ops=eager", "network.nic_gbps_per_gpu=100")
+    before, after = result_of("llama3-70b-64", *slow), result_of("llama3-70b-64", *slow, change)
+    assert after.waterfall.mean[cause] < before.waterfall.mean[cause]
+    assert after.step_time_s < before.step_time_s
+    for other in ("ideal_compute", "causal_skip", "matmul", "attention"):
+        assert after.waterfall.mean[other] == pytest.approx(before.waterfall.mean[other], rel=1e-9)
+
+
+def test_measured_times_have_kernels_nobody_knows() -> None:
+    run = load_run("tiny-local")
+    plan = simulate(run).plan
+    ops = {"F": (0.2, 0.1, 0.1, 0.3), "B": (0.3, 0.2, 0.2, 0.5), "STEP": (0.1,) * 4}
+    result = simulate(run, cost=MeasuredCost(plan.placement, ops, 0.01))
+    check_waterfall(result)
+    assert result.hfu is None
+    assert "matmul" not in result.waterfall.mean
+    m = run.microbatches
+    for rank, causes in enumerate(result.waterfall.ranks):
+        assert causes["ideal_compute"] + causes["kernels"] == pytest.approx(m * (ops["F"][rank] + ops["B"][rank]))
+    slowest = result.slowest_stage
+    assert (slowest.stage, slowest.seconds) == (3, {"F": 0.3, "B": 0.5})
+    assert [(reason.part, reason.seconds) for reason in slowest.why] == [("head and loss", None)]
+
+
+@pytest.mark.parametrize("name", ["llama3-70b", "mixtral-8x7b", "deepseek-v3", "gpt3-175b"])
+def test_parts_of_a_model_add_up_to_its_flop(name: str) -> None:
+    model = load_model(name)
+    cut = model.layers // 3
+    parts = [
+        part_flops(model, layers, layers.stop == model.layers, 4096, 2)
+        for layers in (range(cut), range(cut, model.layers - 1), range(model.layers - 1, model.layers))
+    ]
+    assert sum(part.matmul + part.attention for part in parts) == pytest.approx(model_flops(model, 4096, 2), rel=1e-12)
+
+
+def _times(run: Run) -> list[float]:
+    plan = simulate(run).plan
+    cost = RooflineCost(run, plan.placement)
+    return [
+        sum(cost.seconds(Slot(Op(stage, kind, 0))) for kind in (Kind.F, Kind.B))
+        for stage in range(plan.placement.stages)
+    ]
+
+
+def test_the_slowest_stage_has_the_head() -> None:
+    result = result_of("llama3-70b-64", *PLAIN)
+    slowest = result.slowest_stage
+    assert (slowest.stage, slowest.rank, slowest.alike) == (3, 3, 1)
+    assert [reason.part for reason in slowest.why] == ["head and loss"]
+    times = _times(result.run)
+    assert sum(slowest.seconds.values()) == pytest.approx(times[3])
+    assert slowest.over_median == pytest.approx(times[3] / statistics.median(times) - 1, rel=1e-9)
+    assert slowest.why[0].seconds == pytest.approx(times[3] - times[1], rel=1e-9)
+    assert "head and loss" in slowest.text
+    assert slowest.document()["why"][0]["part"] == "head and loss"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stage", "part"),
+    [
+        (("layout.split=[18,26,18,18]",), 1, "more layers (26, the median stage 18)"),
+        (("layout.split=[17,17,17,29]", "model.vocab=64"), 3, "more layers (29, the median stage 17)"),
+        (("layout.split=[21,20,20,19]", "model.vocab=64"), 0, "more layers (21, the median stage 20)"),
+        (("layout.mesh.pp=1", "layout.mesh.dp=64"), 0, None),
+    ],
+)
+def test_the_slowest_stage_and_its_reasons(overrides: tuple[str, ...], stage: int, part: str | None) -> None:
+    slowest = result_of("llama3-70b-64", *PLAIN, *overrides).slowest_stage
+    assert slowest.stage == stage
+    assert (slowest.why[0].part if slowest.why else None) == part
+
+
+def test_prediction_layers_are_a_reason() -> None:
+    overrides = ("model=deepseek-v3", *PLAIN, "layout.split=[16,15,15,15]")
+    slowest = result_of("llama3-70b-64", *overrides).slowest_stage
+    assert slowest.stage == 3
+    assert [reason.part for reason in slowest.why] == ["MTP", "head and loss"]
+
+
+def test_hardware_flop_in_closed_form() -> None:
+    """Of a dense model with full recomputation and attention over the square: 4/3 of the layers' share, the head once
+    with its padded vocabulary; half of the attention, and 2.5 forwards in its backward, with a flash kernel.
+    """
+    run = ("model.vocab=128256", "software.vocab_pad_multiple=128", "layout.recompute=full")
+    square = result_of("llama3-70b-64", *run, "software.attention=unfused")
+    flash = result_of("llama3-70b-64", *run)
+    model = load_model("llama3-70b")
+    sequence, batch = square.run.batch.sequence_length, square.run.batch.global_batch_size
+    all_of_it = part_flops(model, range(model.layers), True, sequence, batch)
+    layers = part_flops(model, range(model.layers), False, sequence, batch)
+    head = (all_of_it.matmul - layers.matmul) * (-(-128256 // 1024) * 1024) / 128256
+    expected = layers.matmul * 4 / 3 + head
+    assert square.waterfall.hardware_flops == pytest.approx(expected + layers.attention * 4 / 3, rel=1e-9)
+    assert flash.waterfall.hardware_flops == pytest.approx(expected + layers.attention / 2 * (1 + 1 + 2.5) / 3)
+    for result in (square, flash):
+        assert result.hfu / result.mfu == pytest.approx(result.flops["hardware"] / result.flops["model"], rel=1e-9)
+    assert square.hfu > square.mfu
+    assert "full square in both" in square.flops["convention"]["hardware"]
+    assert "causal half" in flash.flops["convention"]["hardware"]
