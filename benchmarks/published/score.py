@@ -42,12 +42,33 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{row['percent']:+7.1f} %  {row['id']} ({row['gpu']}): {row['reason']}"
 
 
+def markdown(found: Mapping[str, Any]) -> Iterator[str]:
+    """The tables of the README, from the same figures."""
+    keys = ("macro", "mean", "p90", "max")
+    coverage, pair = found["coverage"], found["pairs"]
+    yield "| | predicted | " + " | ".join(keys) + " |"
+    yield "|---" * 6 + "|"
+    named = {f"step, {name}": row for name, row in found["step"].items()}
+    named |= {f"layer, {name}": row for name, row in found["layer"].items()} | {"peak memory": found["memory"]["all"]}
+    for name, row in named.items():
+        if row["n"]:
+            yield f"| {name} | {row['n']} | " + " | ".join(f"{row[key]:.1f}" for key in keys) + " |"
+    for section in ("by gpu", "by precision", "by group"):
+        yield f"\n| step, core, {section} | n | mean | p90 | signed mean |\n|---|---|---|---|---|"
+        for name, row in found[section].items():
+            yield f"| {name} | {row['n']} | {row['mean']:.1f} | {row['p90']:.1f} | {row['bias']:+.1f} |"
+    bubbles = ", ".join(f"{name} {row['mean']:.2f}" for name, row in found["bubble"].items() if row["n"])
+    yield f"\nPairs: {pair['right']} of {pair['n']}. Bubble rates, points: {bubbles}."
+    yield "Coverage: " + ", ".join(f"{n} {row['predicted']} of {row['measured']}" for n, row in coverage.items()) + "."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("predictions", type=Path)
     parser.add_argument("--data", type=Path, default=DATA, help="records in the format of published.yaml")
     parser.add_argument("--json", help="file for the figures, - for standard output")
     parser.add_argument("--html", type=Path, help="file for a page: predicted against measured")
+    parser.add_argument("--markdown", action="store_true", help="print the tables of the README")
     parser.add_argument("--worst", type=int, default=10, help="how many of the largest errors to list")
     arguments = parser.parse_args()
     try:
@@ -63,7 +84,8 @@ def main() -> None:
             write_all({Path(arguments.json): text})
     except (ParsimError, ValueError) as error:
         sys.exit(f"error: {error}")
-    sys.stdout.write(text if arguments.json == "-" else "".join(f"{line}\n" for line in lines(found)))
+    told = markdown(found) if arguments.markdown else lines(found)
+    sys.stdout.write(text if arguments.json == "-" else "".join(f"{line}\n" for line in told))
 
 
 if __name__ == "__main__":
