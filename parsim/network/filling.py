@@ -13,8 +13,10 @@ import numpy as np
 
 from parsim.network.maxmin import Incidence, max_min_rates
 
-__all__ = ["Flow", "Link", "Way", "fill"]
+__all__ = ["ALIKE", "Flow", "Link", "Way", "add_losers", "bound_by", "fill", "rivals"]
 
+ALIKE = 1 + 1e-10  # a ratio of rates that may be rounding
+_FULL = 1e-12  # a link is full if less than this part of it is free
 _ARRAYS_FROM = 400  # flows from which arrays are faster than lists
 
 
@@ -174,3 +176,45 @@ def _with_arrays(chosen: Collection[Flow], touched: list[Link]) -> None:
     given = np.bincount(incidence.link, incidence.weight * rates[incidence.flow], len(touched))
     for link, room in zip(touched, (rooms - given).tolist(), strict=True):
         link.room = room
+
+
+def bound_by(link: Link) -> list[Flow]:
+    """The flows whose bottleneck a link is."""
+    return [flow for flow in link.flows if flow.bottleneck is link]
+
+
+def rivals(flow: Flow) -> list[Flow]:
+    """A guess at whom a new flow slows: those bound by the link of its route that leaves it least."""
+    least = flow.cap
+    tightest = None
+    for link, weight in flow.uses:
+        bound = link.bound
+        share = link.capacity - link.load
+        if bound:
+            rate = next(other.rate for other in link.flows if other.bottleneck is link)
+            share = (share + bound * rate) / (bound + weight)
+        if share < least:
+            least, tightest = share, link
+    return bound_by(tightest) if tightest is not None and tightest.bound else []
+
+
+def add_losers(link: Link, chosen: dict[Flow, None], joining: dict[Flow, None]) -> None:
+    """Add the flows on a link that are not chosen and are not as they should be beside the new rates."""
+    filled = link.chosen or []
+    if len(link.flows) == len(filled):
+        return
+    top = 0.0
+    is_bottleneck = False
+    for flow in filled:
+        if flow.new_rate > top:
+            top = flow.new_rate
+        if flow.new_bottleneck is link:
+            is_bottleneck = True
+    top *= ALIKE
+    others = [flow for flow in bound_by(link) if flow not in chosen] if link.bound else []
+    if others and (link.room > _FULL * link.capacity or top > others[0].rate * ALIKE * ALIKE):
+        joining.update(dict.fromkeys(others))
+    if is_bottleneck:
+        for flow in link.flows:
+            if flow.rate > top and flow not in chosen:
+                joining[flow] = None

@@ -14,14 +14,12 @@ from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 
 from parsim.errors import SpecError
-from parsim.network.filling import Flow, Link, fill
+from parsim.network.filling import ALIKE, Flow, Link, add_losers, bound_by, fill, rivals
 from parsim.network.ways import Ways
 
 __all__ = ["Fluid", "limit_of"]
 
 _LEAST_CAP, _MOST_BYTES = 1e-300, 1e300
-_ALIKE = 1 + 1e-10  # a ratio of rates that may be rounding
-_FULL = 1e-12  # a link is full if less than this part of it is free
 _AT_ONCE = 1e-12  # ends so close, relative to the time, are one event
 _RESUM_EVERY = 1 << 15  # events between two fresh sums of the loads: rounding does not pile up
 
@@ -183,7 +181,7 @@ class Fluid:
                 flows.remove(flow)
                 link.load -= rate * weight
                 if link.bound:
-                    self._unsolved.update(dict.fromkeys(_bound_by(link)))
+                    self._unsolved.update(dict.fromkeys(bound_by(link)))
             else:
                 flows.pop()
                 link.load = 0.0
@@ -207,12 +205,12 @@ class Fluid:
             return
         for flow in list(chosen):
             if not flow.rate:
-                chosen.update(dict.fromkeys(_rivals(flow)))
+                chosen.update(dict.fromkeys(rivals(flow)))
         while chosen:
             touched = fill(chosen)
             joining: dict[Flow, None] = {}
             for link in touched:
-                _add_losers(link, chosen, joining)
+                add_losers(link, chosen, joining)
                 link.chosen = None
             if not joining:
                 for link in touched:
@@ -235,7 +233,7 @@ class Fluid:
         if best <= 0:
             return False
         if bottleneck is not None and len(bottleneck.flows) > 1:
-            fastest = best * _ALIKE
+            fastest = best * ALIKE
             for other in bottleneck.flows:
                 if other.rate > fastest and other is not flow:
                     return False
@@ -273,44 +271,3 @@ def limit_of(size_bytes: float, cap: float | None) -> float:
     if not cap >= _LEAST_CAP:
         raise SpecError(f"a flow's cap is {cap:g} bytes/s: more than 0, or leave it out")
     return cap
-
-
-def _bound_by(link: Link) -> list[Flow]:
-    return [flow for flow in link.flows if flow.bottleneck is link]
-
-
-def _rivals(flow: Flow) -> list[Flow]:
-    """A guess at whom a new flow slows: those bound by the link of its route that leaves it least."""
-    least = flow.cap
-    tightest = None
-    for link, weight in flow.uses:
-        bound = link.bound
-        share = link.capacity - link.load
-        if bound:
-            rate = next(other.rate for other in link.flows if other.bottleneck is link)
-            share = (share + bound * rate) / (bound + weight)
-        if share < least:
-            least, tightest = share, link
-    return _bound_by(tightest) if tightest is not None and tightest.bound else []
-
-
-def _add_losers(link: Link, chosen: dict[Flow, None], joining: dict[Flow, None]) -> None:
-    """Add the flows on a link that are not chosen and are not as they should be beside the new rates."""
-    filled = link.chosen or []
-    if len(link.flows) == len(filled):
-        return
-    top = 0.0
-    is_bottleneck = False
-    for flow in filled:
-        if flow.new_rate > top:
-            top = flow.new_rate
-        if flow.new_bottleneck is link:
-            is_bottleneck = True
-    top *= _ALIKE
-    others = [flow for flow in _bound_by(link) if flow not in chosen] if link.bound else []
-    if others and (link.room > _FULL * link.capacity or top > others[0].rate * _ALIKE * _ALIKE):
-        joining.update(dict.fromkeys(others))
-    if is_bottleneck:
-        for flow in link.flows:
-            if flow.rate > top and flow not in chosen:
-                joining[flow] = None
