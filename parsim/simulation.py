@@ -53,8 +53,8 @@ def simulate(
     `jitter` is the sigma of a lognormal factor of mean 1 on every op, `slow_ranks` factors by global rank, `seed`
     overrides the run's. `plan` plays instead of the run's schedule, `cost` (measured times) prices it instead of the
     roofline, `correction` (a user's nccl-tests log) prices its collectives. With `contention` SimPy plays what is
-    inside the ops on the shared links, where it slows what it meets. Raises LayoutError for a run that cannot be priced,
-    ScheduleError for a schedule or plan that does not fit it, SpecError for impossible noise.
+    inside the ops on the shared links, where it slows what it meets. Raises LayoutError for a run that cannot be
+    priced, ScheduleError for a schedule or plan that does not fit it, SpecError for impossible noise.
     """
     if engine not in _PLAYERS:
         raise SpecError(f"engine {engine}: one of {', '.join(_PLAYERS)}")

@@ -4,19 +4,25 @@ import json
 import math
 import statistics
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parsim.cli import run_app
+from parsim.cli.commands import app
 from parsim.cost import MeasuredCost, RooflineCost
+from parsim.errors import SpecError
+from parsim.explanation.budget import budget_of, gpu_hours_at
 from parsim.explanation.waterfall import CAUSES
 from parsim.model.flops import model_flops, part_flops
 from parsim.plan import Kind
 from parsim.plan.op import Op, Slot
+from parsim.report.waterfall_plot import rank_bars, waterfall_plot
 from parsim.simulation import simulate
-from parsim.spec import Run, load_model, load_run
+from parsim.spec import Run, load_gpu, load_model, load_run
 from parsim.step_result import StepResult
 
 PLAIN = ("layout.stages_per_rank=1", "layout.schedule=1f1b")
@@ -222,3 +228,91 @@ def test_hardware_flop_in_closed_form() -> None:
     assert square.hfu > square.mfu
     assert "full square in both" in square.flops["convention"]["hardware"]
     assert "causal half" in flash.flops["convention"]["hardware"]
+
+
+def test_a_token_budget_is_plain_arithmetic() -> None:
+    budget = budget_of(
+        tokens=15e12,
+        tokens_per_s=5e5,
+        tokens_per_step=4_000_000,
+        gpus=512,
+        flops_per_step=1.8e18,
+        active_parameters=70e9,
+        dollars_per_gpu_hour=2.5,
+        watts_per_gpu=700,
+    )
+    assert budget.days == pytest.approx(15e12 / 5e5 / 86_400)
+    assert budget.gpu_hours == pytest.approx(512 * 24 * budget.days)
+    assert budget.dollars == pytest.approx(2.5 * budget.gpu_hours)
+    assert budget.megawatt_hours == pytest.approx(0.7 * budget.gpu_hours / 1000)
+    assert budget.steps == 3_750_000
+    assert budget.six_n_d == pytest.approx(6.3e24)
+    assert budget.flops == pytest.approx(1.8e18 * 3_750_000)
+    assert "700 W" in budget.document()["assumptions"][1]
+
+
+def test_compute_of_70b_parameters_and_15t_tokens() -> None:
+    """6 N D = 6.3e24 FLOP: 4.42 million GPU-hours of an H100 at 40 % of 989.4 TFLOP/s."""
+    peak = load_gpu("h100-80g-sxm").peak_flops_per_s("bf16")
+    assert gpu_hours_at(6 * 70e9 * 15e12, peak, 0.4) == pytest.approx(4.42e6, rel=0.002)
+    with pytest.raises(SpecError, match="mfu 0: must be above 0"):
+        gpu_hours_at(1e20, peak, 0)
+
+
+@pytest.mark.parametrize("tokens", [0, -1, math.nan, math.inf])
+def test_impossible_budgets(tokens: float) -> None:
+    with pytest.raises(SpecError, match=r"--tokens .* must be above 0"):
+        budget_of(tokens=tokens, tokens_per_s=1, tokens_per_step=1, gpus=1, flops_per_step=1, active_parameters=1)
+
+
+def test_the_budget_of_a_run_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    words = ["simulate", "llama3-70b-64", "--tokens", "15e12", "--dollars-per-gpu-hour", "2"]
+    assert run_app(app, "parsim", [*words, "--watts-per-gpu", "500", "--json", str(out)]) == 0
+    shown, document = capsys.readouterr().out, json.loads(out.read_text())
+    budget = document["budget"]
+    assert budget["gpu_hours"] == pytest.approx(512 * 15e12 / document["tokens_per_s"] / 3600)
+    assert (budget["dollars"], budget["mwh"]) == pytest.approx((2 * budget["gpu_hours"], budget["gpu_hours"] / 2000))
+    assert budget["six_n_d"] == pytest.approx(6.35e24, rel=0.001)
+    assert budget["flops"] > budget["six_n_d"]
+    for words_shown in (
+        "token budget",
+        "GPU-hours",
+        "500 W",
+        "HFU",
+        "6 N D",
+        "where the step goes",
+        "slowest: stage 19",
+    ):
+        assert words_shown in shown
+    assert run_app(app, "parsim", ["simulate", "llama3-70b-64", "--watts-per-gpu", "500"]) == 2
+    assert "go with --tokens" in capsys.readouterr().err
+
+
+def test_the_page_has_the_waterfall_and_each_rank(tmp_path: Path) -> None:
+    out = tmp_path / "out.html"
+    assert run_app(app, "parsim", ["simulate", "llama3-70b-64", "--html", str(out)]) == 0
+    text = out.read_text()
+    assert 'id="figure0"' in text
+    assert 'id="figure1"' in text
+    assert "From ideal compute to the step" in text
+    assert "Slowest: stage 19 on pipeline rank 3" in text
+
+
+@pytest.mark.parametrize("name", ["llama3-70b-64", "tiny-local"])
+def test_bars_of_the_waterfall_stand_end_to_end(name: str) -> None:
+    result = result_of(name)
+    document, step = result.document(), result.step_time_s
+    bars = waterfall_plot(document["waterfall"], step, CAUSES).data[0]
+    assert bars.y[-1] == "step"
+    scale = bars.x[-1] / step
+    reached = 0.0
+    rows = [row for row in document["waterfall"] if row["seconds"]]
+    for row, base, length in zip(rows, bars.base[:-1], bars.x[:-1], strict=True):
+        ends = (base, base + length) if row["seconds"] > 0 else (base + length, base)
+        assert ends[0] == pytest.approx(reached, abs=1e-9 * step * scale)
+        reached = ends[1]
+    assert reached == pytest.approx(step * scale, rel=1e-9)
+    stacked = rank_bars(document["waterfall_per_rank"], step)
+    for rank in range(result.run.layout.mesh.pp):
+        assert sum(trace.x[rank] for trace in stacked.data) == pytest.approx(step * scale, rel=1e-3)

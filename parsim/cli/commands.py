@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from parsim.cli.options import Html, Json, Png, Trace
+from parsim.cli.scaling import scaling
+
 __all__ = ["app"]
 
 app = typer.Typer(
@@ -14,20 +17,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-# Outputs need not be readable: /dev/stdout may be a pipe of another user.
-Html = Annotated[
-    Path | None, typer.Option(metavar="FILE", readable=False, help="One offline page with the diagram and the numbers.")
-]
-Png = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", readable=False, help="The diagram as a picture (extra [png], and a Chrome)."),
-]
-Trace = Annotated[Path | None, typer.Option(metavar="FILE", readable=False, help="Chrome/Perfetto trace.")]
-Json = Annotated[
-    Path | None,
-    typer.Option("--json", metavar="FILE", readable=False, help="The numbers as JSON; - for standard output."),
-]
 
 
 def _version(value: bool) -> None:
@@ -139,6 +128,11 @@ def simulate(
         list[str] | None, typer.Option(metavar="RANK=FACTOR", help="A rank whose ops take FACTOR times as long.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the jitter (default: the run's).")] = None,
+    tokens: Annotated[
+        float | None, typer.Option(help="A budget of tokens, as 15e12: its days, GPU-hours, dollars and MWh.")
+    ] = None,
+    dollars_per_gpu_hour: Annotated[float | None, typer.Option(help="What a GPU-hour costs.")] = None,
+    watts_per_gpu: Annotated[float | None, typer.Option(help="What a GPU draws.")] = None,
     timeline: Annotated[
         Path | None,
         typer.Option(metavar="FILE", readable=False, help="The recording as JSON: every op, memory over time."),
@@ -167,12 +161,18 @@ def simulate(
         jitter,
         tuple(slow_rank or ()),
         seed,
+        tokens,
+        dollars_per_gpu_hour,
+        watts_per_gpu,
         timeline=timeline,
         html=html,
         png=png,
         trace=trace,
         json=json,
     )
+
+
+app.command()(scaling)
 
 
 @app.command()

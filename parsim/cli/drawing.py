@@ -1,12 +1,15 @@
 """A played recording on its way to the user's files: its document, its trace, its page and its picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parsim.cli.output import Outputs, json_text
 from parsim.metrics import BUBBLE_DEFINITIONS, Bubble
 from parsim.timeline import Timeline
+
+if TYPE_CHECKING:
+    from parsim.report.page import Still
 
 __all__ = ["Drawing", "Fact", "bubble_facts", "put_recording"]
 
@@ -16,13 +19,16 @@ Fact = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Drawing:
-    """What stands around the diagram: title, headline numbers, a further table (title, columns, rows, note)."""
+    """What stands around the diagram: title, headline numbers, a further table (title, columns, rows, note), and for
+    the page further figures.
+    """
 
     title: str
     facts: Sequence[Fact]
     unit: str = "s"
     capacity_bytes: float | None = None
     table: tuple[str, Sequence[str], Sequence[Sequence[str]], str] | None = None
+    figures: "Callable[[], Sequence[Still]]" = tuple
 
 
 def bubble_facts(bubble: Bubble) -> list[Fact]:
@@ -51,7 +57,7 @@ def put_recording(outputs: Outputs, document: Mapping[str, Any], timeline: Timel
         from parsim.report import Section, page
 
         sections = () if drawing.table is None else (Section(*drawing.table),)
-        outputs.put("html", page(timeline, sections=sections, **look))
+        outputs.put("html", page(timeline, sections=sections, figures=drawing.figures(), **look))
     if outputs.wants("png"):
         from parsim.report import gantt, png_bytes
 

@@ -1,10 +1,11 @@
 """`parsim simulate`: a run file in, a predicted step out."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parsim.cli.calibration import read_calibration
-from parsim.cli.drawing import Drawing, bubble_facts, put_recording
+from parsim.cli.drawing import Drawing, Fact, bubble_facts, put_recording
 from parsim.cli.output import Outputs, json_text
 from parsim.cli.schedule import read_plan
 from parsim.cost import StepCost
@@ -16,10 +17,14 @@ from parsim.timeline import timeline_document
 from parsim.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from parsim.explanation.budget import TokenBudget
+    from parsim.report.page import Still
     from parsim.spec import Run
 
 __all__ = ["read_cost", "simulate_command"]
 
+_MOST_BARS = 64
+_MEAN = "Mean over pipeline ranks."
 _MOST_STEPS = 10_000  # beyond it percentiles tell nothing new
 
 
@@ -36,6 +41,9 @@ def simulate_command(
     jitter: str | None,
     slow: tuple[str, ...],
     seed: int | None,
+    tokens: float | None,
+    dollars_per_gpu_hour: float | None,
+    watts_per_gpu: float | None,
     **paths: Path | None,
 ) -> None:
     """Simulate, print the tables, write what was asked for."""
@@ -45,6 +53,8 @@ def simulate_command(
 
     if steps > _MOST_STEPS:
         raise SpecError(f"--steps {steps}: at most {_MOST_STEPS}")
+    if tokens is None and (dollars_per_gpu_hour is not None or watts_per_gpu is not None):
+        raise SpecError("--dollars-per-gpu-hour and --watts-per-gpu go with --tokens, the budget that they price")
     outputs = Outputs(**paths)
     run = load_run(name, overrides)
     plan = None if plan_path is None else read_plan(plan_path)
@@ -62,9 +72,11 @@ def simulate_command(
         seed=seed,
     )
     document = result.document()
+    if tokens is not None:
+        document["budget"] = _budget(result, tokens, dollars_per_gpu_hour, watts_per_gpu).document()
     if outputs.wants("timeline"):
         outputs.put("timeline", json_text(timeline_document(result.timeline)))
-    put_recording(outputs, document, result.timeline, _drawing(result))
+    put_recording(outputs, document, result.timeline, _drawing(result, document))
     outputs.write()
     if not outputs.quiet:
         from parsim.report import print_simulation
@@ -95,7 +107,25 @@ def _slow_ranks(items: tuple[str, ...]) -> dict[int, float]:
     return found
 
 
-def _drawing(result: StepResult) -> Drawing:
+def _budget(
+    result: StepResult, tokens: float, dollars_per_gpu_hour: float | None, watts_per_gpu: float | None
+) -> "TokenBudget":
+    from parsim.explanation.budget import budget_of
+    from parsim.model.weights import active_parameters
+
+    return budget_of(
+        tokens=tokens,
+        tokens_per_s=result.tokens_per_s,
+        tokens_per_step=result.tokens_per_step,
+        gpus=result.run.ranks,
+        flops_per_step=result.model_flops,
+        active_parameters=active_parameters(result.run.model),
+        dollars_per_gpu_hour=dollars_per_gpu_hour,
+        watts_per_gpu=watts_per_gpu,
+    )
+
+
+def _drawing(result: StepResult, document: Mapping[str, Any]) -> Drawing:
     run, size = result.run, format_bytes(result.gpu_memory_bytes)
     rate = f"{result.model_tflops_per_gpu:.0f} TFLOP/s per GPU of model FLOP, attention over the full square"
     memory = f"allocated; {'fits' if result.fits else 'does not fit'} in {size}"
@@ -104,19 +134,60 @@ def _drawing(result: StepResult) -> Drawing:
         title=f"{run.model.name} on {run.ranks:,} × {run.cluster.node.gpu.name}",
         facts=[
             ("step time", format_seconds(result.step_time_s), f"{result.tokens_per_s:,.0f} tokens/s"),
-            ("MFU", "-" if result.mfu is None else f"{result.mfu:.1%}", rate),
+            ("MFU", _percent(result.mfu), rate),
+            ("HFU", _percent(result.hfu), f"FLOP that the kernels perform; {_attention(result)}"),
             *bubble_facts(result.bubble),
+            *_budget_facts(document.get("budget")),
             ("peak memory", *(("-", "not modelled") if peak is None else (format_bytes(peak), memory))),
         ],
         capacity_bytes=result.gpu_memory_bytes,
-        table=("Where the step goes", ("cause", "time", "share"), _shares(result), "Mean over pipeline ranks."),
+        table=("Where the step goes", ("cause", "time", "share", "what it is"), _shares(result), _MEAN),
+        figures=lambda: _figures(result, document),
     )
 
 
-def _shares(result: StepResult) -> list[tuple[str, str, str]]:
-    causes = {"compute": result.compute_s, **result.exposed_s}
+def _attention(result: StepResult) -> str:
+    """How hardware FLOP count attention, in a few words; --json has all of it."""
+    return "attention in full" if result.run.software.attention == "unfused" else "of attention the causal half"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _budget_facts(budget: Mapping[str, Any] | None) -> list[Fact]:
+    if budget is None:
+        return []
+    from parsim.report.explanation_table import budget_lines
+
+    return [line for line in budget_lines(budget) if line[0] not in ("tokens", "FLOP")]
+
+
+def _figures(result: StepResult, document: Mapping[str, Any]) -> "list[Still]":
+    """The waterfall, and each rank's bar where there are several."""
+    from parsim.explanation.waterfall import CAUSES
+    from parsim.report.page import Still
+    from parsim.report.waterfall_plot import rank_bars, waterfall_plot
+
+    step, ranks = result.step_time_s, document["waterfall_per_rank"]
+    found = [
+        Still(
+            "From ideal compute to the step",
+            waterfall_plot(document["waterfall"], step, CAUSES),
+            f"{_MEAN} Slowest: {result.slowest_stage.text}. Hover for what a cause is.",
+        )
+    ]
+    if 1 < len(ranks) <= _MOST_BARS:
+        caption = "What the scores' skipped half saves is taken off ideal compute."
+        found.append(Still("The same on every pipeline rank", rank_bars(ranks, step), caption))
+    return found
+
+
+def _shares(result: StepResult) -> list[tuple[str, str, str, str]]:
+    from parsim.explanation.waterfall import CAUSES
+
     return [
-        (cause, format_seconds(seconds), f"{seconds / result.step_time_s:.1%}")
-        for cause, seconds in sorted(causes.items(), key=lambda item: -item[1])
-        if seconds
+        (row["cause"].replace("_", " "), format_seconds(row["seconds"]), f"{row['share']:.1%}", CAUSES[row["cause"]])
+        for row in result.waterfall.document()
+        if row["seconds"]
     ]

@@ -22,7 +22,7 @@ from parsim.units import format_bytes
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-__all__ = ["Section", "compare_page", "page"]
+__all__ = ["Section", "Still", "compare_page", "page"]
 
 Fact = tuple[str, str, str]
 _MANY_ROWS = 40
@@ -40,6 +40,15 @@ class Section:
     folded: bool = False
 
 
+@dataclass(frozen=True)
+class Still:
+    """A figure of its own below the diagram, without zoom."""
+
+    title: str
+    figure: "Figure"
+    caption: str
+
+
 def page(
     timeline: Timeline,
     *,
@@ -47,9 +56,12 @@ def page(
     facts: Sequence[Fact] = (),
     unit: str = "s",
     sections: Sequence[Section] = (),
+    figures: Sequence[Still] = (),
     capacity_bytes: float | None = None,
 ) -> str:
-    """The page of one recording. `facts` are (label, value, note); `sections` follow the per-rank table."""
+    """The page of one recording. `facts` are (label, value, note); `figures` follow the diagram, `sections` the
+    per-rank table.
+    """
     figure = gantt(timeline, unit=unit, capacity_bytes=capacity_bytes)
     scale = scale_of(timeline.makespan_s, unit)
     tables = [
@@ -58,7 +70,12 @@ def page(
         *_mapping("Where the numbers come from", timeline.evidence, folded=False),
         *_mapping("The run", timeline.run, folded=True),
     ]
-    body = [_facts(facts), _figure(figure, _caption([timeline])), *(_table(table) for table in tables if table.rows)]
+    body = [
+        _facts(facts),
+        _figure(figure, _caption([timeline])),
+        *(_still(f"figure{place}", one) for place, one in enumerate(figures)),
+        *(_table(table) for table in tables if table.rows),
+    ]
     return _document(title, _SOURCE[timeline.source], body)
 
 
@@ -163,6 +180,22 @@ def _figure(figure: "Figure", caption: str) -> str:
         post_script="followZoom(document.getElementById('{plot_id}'));",
     )
     return f"<figure>{plot}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _still(name: str, still: Still) -> str:
+    from plotly.io import to_html
+
+    plot = to_html(
+        still.figure,
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=name,
+        default_width="100%",
+        default_height=f"{still.figure.layout.height}px",
+        config={"responsive": True, "displayModeBar": False},
+    )
+    caption = f"<figcaption>{escape(still.caption)}</figcaption>"
+    return f'<figure class="still"><h2>{escape(still.title)}</h2>{plot}{caption}</figure>'
 
 
 def _caption(timelines: Sequence[Timeline]) -> str:

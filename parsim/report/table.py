@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from parsim.metrics import BUBBLE_DEFINITIONS
 from parsim.report.columns import heading, open_console, pairs, print_table
+from parsim.report.explanation_table import budget_lines, flop_lines, print_waterfall
 from parsim.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def print_simulation(document: Mapping[str, Any], console: "Console | None" = No
                 f"per GPU, {document['tokens_per_s_per_gpu']:,.0f} tokens/s per GPU",
             ),
             ("MFU", _share(document["mfu"]), "model FLOP/s over the GPU's peak in the run's precision"),
+            *(flop_lines(document) if "flops" in document else ()),
             *bubble_lines(document),
             (
                 "peak memory",
@@ -105,6 +107,22 @@ def print_simulation(document: Mapping[str, Any], console: "Console | None" = No
             ),
         ],
     )
+    if document.get("budget"):
+        console.print("\ntoken budget", style="bold")
+        pairs(console, budget_lines(document["budget"]))
+    if document.get("waterfall"):
+        print_waterfall(console, document["waterfall"], document.get("slowest_stage"))
+    else:
+        _print_shares(console, document)
+    _ranks(console, document["per_rank"], step)
+    _groups(console, document.get("process_groups", {}))
+    if counts := [f"{len(names)} {grade}" for grade, names in document.get("evidence", {}).items()]:
+        console.print(f"evidence of the numbers: {', '.join(counts)}; --json and --html name each", style="dim")
+
+
+def _print_shares(console: "Console", document: Mapping[str, Any]) -> None:
+    """Where the step goes, of a result that does not tell more."""
+    step = document["step_time_s"]
     shares = [
         [cause, format_seconds(time), f"{time / step:.1%}" if step else "-"]
         for cause, time in _exposed(document)
@@ -117,10 +135,6 @@ def print_simulation(document: Mapping[str, Any], console: "Console | None" = No
         "averaged over pipeline ranks; pipeline is idle time, tp, cp, ep and dp are communication that nothing hides",
         words=1,
     )
-    _ranks(console, document["per_rank"], step)
-    _groups(console, document.get("process_groups", {}))
-    if counts := [f"{len(names)} {grade}" for grade, names in document.get("evidence", {}).items()]:
-        console.print(f"evidence of the numbers: {', '.join(counts)}; --json and --html name each", style="dim")
 
 
 def _groups(console: "Console", groups: Mapping[str, Mapping[str, Any]]) -> None:

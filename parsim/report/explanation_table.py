@@ -1,0 +1,92 @@
+"""Tables of explanations for the terminal: the waterfall, FLOP with their conventions, a token budget, scaling laws."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from parsim.report.columns import open_console, pairs, print_table
+from parsim.units import format_seconds
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["budget_lines", "flop_lines", "print_scaling", "print_waterfall"]
+
+_LEAST = 5e-6  # of the step: less is not listed
+
+
+def print_waterfall(console: "Console", rows: Sequence[Mapping[str, Any]], slowest: Mapping[str, Any] | None) -> None:
+    """From ideal compute to the step, cause by cause, and the slowest stage."""
+    from parsim.explanation.waterfall import CAUSES
+
+    reached, lines = 0.0, []
+    for row in rows:
+        reached += row["seconds"]
+        if abs(row["share"]) > _LEAST:
+            lines.append(
+                [
+                    row["cause"].replace("_", " "),
+                    format_seconds(row["seconds"]),
+                    f"{row['share']:.1%}",
+                    format_seconds(reached),
+                    CAUSES.get(row["cause"], "communication that nothing hides"),
+                ]
+            )
+    print_table(
+        console,
+        ["where the step goes", "time", "of the step", "so far", "what it is"],
+        lines,
+        "from ideal compute to the step, averaged over pipeline ranks; --json has each rank's",
+        words=1,
+    )
+    if slowest is not None:
+        console.print(f"slowest: {slowest['text']}\n", markup=False)
+
+
+def flop_lines(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """HFU, and the FLOP of a step by each convention."""
+    flops, convention = document["flops"], document["flops"]["convention"]
+    if document.get("hfu") is not None:
+        yield "HFU", f"{document['hfu']:.1%}", f"hardware FLOP/s over the same peak: {convention['hardware']}"
+    yield "FLOP of a step", f"{flops['model']:.4g}", convention["model"]
+    yield "6 N D", f"{flops['six_n_d']:.4g}", convention["six_n_d"]
+
+
+def budget_lines(budget: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """A token budget as headline numbers."""
+    yield "tokens", f"{budget['tokens']:.4g}", f"{budget['steps']:,} steps"
+    yield "days", f"{budget['days']:,.4g}", budget["assumptions"][0]
+    yield "GPU-hours", f"{budget['gpu_hours']:,.0f}", ""
+    if budget["dollars"] is not None:
+        yield "dollars", f"{budget['dollars']:,.0f}", f"at {budget['dollars_per_gpu_hour']:g} a GPU-hour"
+    if budget["mwh"] is not None:
+        yield "MWh", f"{budget['mwh']:,.4g}", budget["assumptions"][1]
+    yield "FLOP", f"{budget['flops']:.4g}", f"model FLOP; 6 N D: {budget['six_n_d']:.4g}"
+
+
+def print_scaling(document: Mapping[str, Any], console: "Console | None" = None) -> None:
+    """What each law says, the one that was asked for first."""
+    console = console or open_console()
+    rows = [
+        [
+            row["law"],
+            f"{row['parameters']:.4g}",
+            f"{row['tokens']:.4g}",
+            f"{row['flops']:.4g}",
+            f"{row['tokens_per_parameter']:.4g}",
+            row["source"],
+        ]
+        for row in (document, *document["others"])
+    ]
+    print_table(
+        console,
+        ["law", "N parameters", "D tokens", "C FLOP", "tokens a parameter", "from"],
+        rows,
+        "C = 6 N D; laws for the same "
+        + ("C" if document["given"] == "flops" else "N, and the compute-efficient model for the C of the first"),
+        words=1,
+    )
+    times = ", ".join(f"{row['law']} {row['tokens_of_8_times']:.3g}" for row in document["growth"])
+    lines = [("8 × N", times, "times the tokens")]
+    if (hours := document.get("gpu_hours")) is not None:
+        lines.append(("GPU-hours", f"{hours:,.0f}", f"on {document['gpu']} at {document['mfu']:.0%} of its bf16 peak"))
+    pairs(console, lines)
