@@ -89,13 +89,17 @@ def worth_of_terms(
     weight, found = weights(samples), dict[str, dict[str, dict[str, float]]]()
     for name, term in TERMS.items():
         without = term.setting(start, known)
-        left = term.refitted(known)
         base = errors(samples, without, term.change, term.busiest)
-        rest = [known[index] for index in left]
-        limits = np.log([parameter.most for parameter in rest])
-        logs = np.log([without.factors.get(parameter.name, 1.0) for parameter in rest])
-        shifts, _ = solve(base, table[:, left], weight, logs, limits)
-        again = errors(samples, without.moved(**_factors(rest, shifts)), term.change, term.busiest)
+        # What moves together: every parameter that may make up for the term alone, those made alike as one.
+        together = [[index] for index in term.refitted(known)] + ([alike] if (alike := term.places(known)) else [])
+        moves = np.column_stack([table[:, places].sum(axis=1) for places in together])
+        most = [np.log(p.most / max(without.factors.get(p.name, 1.0), 1e-9)) for p in known]
+        limits = np.array([min(most[index] for index in places) for places in together])
+        shifts, _ = solve(base, moves, weight, np.zeros(len(together)), limits)
+        logs = np.zeros(len(known))
+        for places, shift in zip(together, shifts, strict=True):
+            logs[places] = shift
+        again = errors(samples, without.moved(**_factors(known, logs)), term.change, term.busiest)
         # Derivatives of the whole model may mislead where a large term is gone: then nothing is refitted.
         again = again if macro(samples, again) < macro(samples, base) else base
         found[name] = {"left out": report_of(samples, base), "refitted": report_of(samples, again)}

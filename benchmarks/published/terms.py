@@ -22,7 +22,7 @@ _FREE = 1e6
 @dataclass(frozen=True)
 class Term:
     """`factors` by patterns of parameter names, `change` for what is no number; `busiest`: a step lasts as long as its
-    busiest rank works. `alike`: parameters of this pattern take their mean. None of them is refitted."""
+    busiest rank works. `alike`: parameters of this pattern take their mean, and are refitted as one."""
 
     factors: Mapping[str, float] = field(default_factory=dict)
     change: Change | None = None
@@ -36,11 +36,14 @@ class Term:
             for pattern, factor in self.factors.items():
                 if fnmatch(parameter.name, pattern):
                     factors[parameter.name] = factor
-        same = [p for p in known if self.alike and fnmatch(p.name, self.alike)]
-        if same:
+        if same := [known[place] for place in self.places(known)]:
             values = [p.value * start.factors.get(p.name, 1.0) for p in same]
             factors |= {p.name: float(np.mean(values)) / p.value for p in same}
         return Setting(factors)
+
+    def places(self, known: Sequence[Parameter]) -> list[int]:
+        """The places of the parameters that are made alike."""
+        return [i for i, p in enumerate(known) if self.alike and fnmatch(p.name, self.alike)]
 
     def refitted(self, known: Sequence[Parameter]) -> list[int]:
         """The places of the parameters that may make up for the term."""
