@@ -176,7 +176,8 @@ class RooflineCost:
         if key not in self._played:
             forward, backward = (self.seconds(Slot(Op(stage, kind, 0))) for kind in (Kind.F, Kind.B))
             in_flight = min(self.run.layout.mesh.pp, self.run.microbatches)
-            window = backward, forward * ((on_rank - 1) * in_flight + 1)
+            # A rank's stages share the forwards that hide their gathers: each has its part of them.
+            window = backward, forward * ((on_rank - 1) * in_flight + 1) / on_rank
             holdings = list(self._holdings(part, self._twin_ranks(stage)))
             self._played[key] = step_end(self.run, holdings, window, on_rank, self._rates, self.constants)
         end: StepEnd = self._played[key]
