@@ -187,7 +187,12 @@ def _shares(result: StepResult) -> list[tuple[str, str, str, str]]:
     from parsim.explanation.waterfall import CAUSES
 
     return [
-        (row["cause"].replace("_", " "), format_seconds(row["seconds"]), f"{row['share']:.1%}", CAUSES[row["cause"]])
+        (
+            row["cause"].replace("_", " "),
+            format_seconds(row["seconds"]),
+            f"{row['share']:.1%}",
+            CAUSES.get(row["cause"], ""),
+        )
         for row in result.waterfall.document()
         if row["seconds"]
     ]

@@ -17,7 +17,7 @@ from parsim.cost.constants import Constants
 from parsim.cost.links import RunLinks
 from parsim.cost.segments import Collective
 from parsim.model.layer import Pass
-from parsim.network.price import Latency, Path, collective_seconds
+from parsim.network.price import Path, collective_seconds
 from parsim.spec import Run
 
 __all__ = ["InnerCollectives"]
@@ -44,8 +44,6 @@ class InnerCollectives:
         constants, dense = self.constants, comm.axis == "tp"
         overlap = self.run.software.tp_overlap if dense else "none"
         path = self.links.tensor if dense else self.links.expert_tensor
-        call = constants.tp_all_reduce_s if comm.kind == "all_reduce" else constants.tp_half_s
-        latency = Latency(call, 0.0, self.run.cluster.node.nic_latency_s)
         contention = {
             "none": constants.pair_contention,
             "te_userbuffers": constants.tp_overlapped,
@@ -54,29 +52,28 @@ class InnerCollectives:
         if comm.regather:
             contention = min(contention, constants.tp_regather) if overlap != "none" else constants.tp_regather
         overlaps = comm.regather or overlap != "none"
-        return self._segment(comm, path, latency, share, overlaps, contention)
+        return self._segment(comm, path, share, overlaps, contention)
 
     def _context(self, comm: Comm, which: Pass, share: float) -> Collective:
         constants = self.constants
         if comm.kind == "all_to_all":
             slower = constants.cp_exchange_backward if which != "F" else 1.0
             path = self.links.context_exchange
-            return self._segment(comm, path, Latency(), share * slower, False, constants.pair_contention)
+            return self._segment(comm, path, share * slower, False, constants.pair_contention)
         if comm.beside:
-            return self._segment(comm, self.links.context_ring, Latency(), share, True, constants.cp_contention)
-        latency = Latency(constants.tp_half_s, 0.0, self.run.cluster.node.nic_latency_s)
-        return self._segment(comm, self.links.context, latency, share, False, constants.pair_contention)
+            return self._segment(comm, self.links.context_ring, share, True, constants.cp_contention)
+        return self._segment(comm, self.links.context, share, False, constants.pair_contention)
 
     def _expert(self, comm: Comm, share: float) -> Collective:
         constants, path = self.constants, self.links.expert
         overlaps = self.paired or (self.run.software.ep_overlap and self.run.layout.schedule not in _PAIRED)
         call = constants.exchange_s * (1 + constants.exchange_rank * path.ranks)
-        return self._segment(comm, path, Latency(call), share, overlaps, constants.ep_contention)
+        return self._segment(comm, path, share, overlaps, constants.ep_contention, call)
 
     def _segment(
-        self, comm: Comm, path: Path, latency: Latency, share: float, overlaps: bool, contention: float
+        self, comm: Comm, path: Path, share: float, overlaps: bool, contention: float, call_s: float = 0.0
     ) -> Collective:
-        seconds = share * collective_seconds(comm.kind, comm.size_bytes, path, latency, comm.across_bytes)
+        seconds = share * collective_seconds(comm.kind, comm.size_bytes, path, call_s, comm.across_bytes)
         return Collective(
             comm.kind, comm.axis, comm.size_bytes, path.ranks, seconds, overlaps, contention, joins=comm.beside
         )

@@ -14,7 +14,7 @@ from parsim.axes.mesh import expert_groups, group_of
 from parsim.cost.constants import Constants
 from parsim.network.estimate import Correction
 from parsim.network.groups import AxisGroups, axis_groups, groups_at_once, members_of
-from parsim.network.price import Latency, Links, Path, collective_seconds, path_between, spread
+from parsim.network.price import Links, Path, collective_seconds, path_between, spread
 from parsim.network.tiers import Flows, crossing
 from parsim.spec import Mesh, NodeSpec, Run
 
@@ -29,7 +29,6 @@ class DataPaths(NamedTuple):
     whole: Path
     inside: Path
     across: Path
-    latency: Latency
 
 
 @dataclass(frozen=True)
@@ -88,13 +87,13 @@ class RunLinks:
 
     def expert_data_paths(self, pipeline_ranks: tuple[int, ...]) -> DataPaths:
         """As `data_paths`, of the ranks that hold the same experts; they share one set of optimizer states."""
-        layout, node = self.run.layout, self.run.cluster.node
+        layout = self.run.layout
         width = self.run.ranks // layout.mesh.pp
         group = expert_groups(layout.mesh, layout.ep, layout.expert_tp, "expert_dp")[0]
         ranks = [rank * width + r for rank in pipeline_ranks for r in group]
         path = self._shared(path_between(ranks, self.links), self._expert_holders)
         alone = path_between(ranks[:1], self.links)
-        return DataPaths(path, path, alone, Latency(0.0, node.nvlink_latency_s, node.nic_latency_s))
+        return DataPaths(path, path, alone)
 
     @cached_property
     def data(self) -> DataPaths:
@@ -107,7 +106,7 @@ class RunLinks:
 
     def data_paths(self, pipeline_ranks: tuple[int, ...]) -> DataPaths:
         """The paths of one data-parallel group, over all `pipeline_ranks` that hold the same part (two in DualPipe)."""
-        mesh, node = self.run.layout.mesh, self.run.cluster.node
+        mesh = self.run.layout.mesh
         width = self.run.ranks // mesh.pp
         ranks = [rank * width + r for rank in pipeline_ranks for r in group_of(mesh, 0, "cp", "dp")]
         share = self._set_size(len(ranks))
@@ -115,7 +114,7 @@ class RunLinks:
             self._shared(path_between(part, self.links), held)
             for part, held in zip((ranks, ranks[:share], ranks[::share]), self._holders, strict=True)
         )
-        return DataPaths(whole, inside, across, Latency(0.0, node.nvlink_latency_s, node.nic_latency_s))
+        return DataPaths(whole, inside, across)
 
     def message_seconds(self, source: int, target: int, size_bytes: float, constants: Constants) -> float:
         """Delay of a message between two pipeline ranks: the slowest pair of the ranks that send it, all at once."""
@@ -136,8 +135,7 @@ class RunLinks:
         if self.correction is not None:
             pair = groups_at_once(run.cluster, np.array([slowest]), ("pp",), run.ranks)
             path = path._replace(reach=pair.reach, correction=self.correction)
-        latency = Latency(constants.message_s + passed.latency_s)
-        return collective_seconds("send", size_bytes, path, latency)
+        return collective_seconds("send", size_bytes, path, constants.message_s + passed.latency_s)
 
     @cached_property
     def _holders(self) -> tuple[AxisGroups, AxisGroups, AxisGroups]:
@@ -184,8 +182,6 @@ class RunLinks:
         if path.domains > 1:
             across = self.links.nic_bytes_per_s * groups.in_domain * groups.fabric_share
             path = path._replace(bytes_per_s=min(path.bytes_per_s, across), crossing_s=groups.crossing_s)
-        if self.correction is None:
-            return path
         reach = groups.reach
         if (path.ranks, path.domains) != (reach.ranks, reach.domains):
             reach = replace(reach, ranks=path.ranks, domains=path.domains)

@@ -27,6 +27,7 @@ from parsim.network.estimate import Correction
 from parsim.plan.op import COMPUTE, Kind, Op, Slot
 from parsim.plan.placement import Placement
 from parsim.spec import Run
+from parsim.spec.fabric_times import load_fabric_times
 
 __all__ = ["RooflineCost"]
 
@@ -91,6 +92,9 @@ class RooflineCost:
         found |= dict.fromkeys((f"constants.{name}" for name in ASSUMED), "assumed")
         found |= {f"gpu.{name}": str(known.grade) for name, known in node.gpu.evidence.items()}
         found |= {f"node.{name}": str(known.grade) for name, known in node.evidence.items()}
+        paths = (self._links.tensor, self._links.data.whole)
+        classes = {path.reach.kind for path in paths if path.reach is not None and path.ranks > 1}
+        found |= {f"network.{name}": str(load_fabric_times(name).evidence["all"].grade) for name in sorted(classes)}
         return found | ({"network.collectives": "calibrated"} if self.correction is not None else {})
 
     # Inside

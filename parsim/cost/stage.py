@@ -29,7 +29,7 @@ from parsim.model.layer import (
     matmul_parameters,
     mtp_projection,
 )
-from parsim.network.price import Latency, collective_seconds
+from parsim.network.price import collective_seconds
 from parsim.plan.op import Kind
 from parsim.spec import Run
 
@@ -173,13 +173,13 @@ class StageSegments:
     def _gather(self, comm: Comm, axis: DataAxis, hidden: bool = True) -> Collective:
         constants, tensors = self._constants, self._run.software.fsdp_unit == "tensor"
         paths = self._paths(axis)
-        path, latency = paths.whole if axis.sets == 1 else paths.inside, paths.latency
+        path = paths.whole if axis.sets == 1 else paths.inside
         if comm.kind == "all_reduce":
             path = paths.across
+        pieces = constants.tensor_unit_collectives if tensors else 1
+        seconds = pieces * collective_seconds(comm.kind, comm.size_bytes / pieces, path)
         if tensors:
-            path = path._replace(bytes_per_s=path.bytes_per_s * constants.tensor_unit_rate)
-            latency = Latency(*(value * constants.tensor_unit_collectives for value in latency))
-        seconds = collective_seconds(comm.kind, comm.size_bytes, path, latency)
+            seconds /= constants.tensor_unit_rate
         if comm.kind == "all_gather" and not self._run.layout.reshard_after_forward:
             seconds /= self._run.microbatches  # gathered in the first micro-batch alone: its mean over all of them
         overlaps = hidden and not tensors and self._run.software.dp_overlap

@@ -25,7 +25,7 @@ from parsim.axes.dp import DataAxis
 from parsim.cost.constants import Constants
 from parsim.cost.links import DataPaths
 from parsim.cost.rates import Rates
-from parsim.network.price import Latency, Path, collective_seconds
+from parsim.network.price import Path, collective_seconds
 from parsim.spec import Run
 
 __all__ = ["Holding", "StepEnd", "step_end", "straggler_factor"]
@@ -108,7 +108,7 @@ def _once(run: Run, held: Holding, constants: Constants) -> float:
     seconds = (axis.word_bytes + axis.gradient_bytes) * held.parameters / path.bytes_per_s
     if axis.sets > 1:
         shares = axis.reduction(held.parameters / paths.inside.ranks, scattered=False)
-        seconds += collective_seconds(shares.kind, shares.size_bytes, paths.across, paths.latency)
+        seconds += collective_seconds(shares.kind, shares.size_bytes, paths.across)
     return constants.fsdp_pipeline * seconds
 
 
@@ -118,22 +118,22 @@ def _reduce(run: Run, held: Holding, constants: Constants) -> float:
     """
     axis, parameters, paths = held.axis, held.parameters, held.paths
     if not run.layout.zero_stage:
-        return _seconds(axis.reduction(parameters, scattered=False), parameters, paths.whole, paths.latency, constants)
+        return _seconds(axis.reduction(parameters, scattered=False), parameters, paths.whole, constants)
     if axis.scattered:
         return 0.0
     share = parameters / paths.inside.ranks
-    scatter = _seconds(axis.reduction(parameters, scattered=True), parameters, paths.inside, paths.latency, constants)
-    return scatter + _seconds(axis.reduction(share, scattered=False), share, paths.across, paths.latency, constants)
+    scatter = _seconds(axis.reduction(parameters, scattered=True), parameters, paths.inside, constants)
+    return scatter + _seconds(axis.reduction(share, scattered=False), share, paths.across, constants)
 
 
 def _gather(run: Run, held: Holding, constants: Constants) -> float:
     if not run.layout.zero_stage:
         return 0.0
     paths, parameters = held.paths, held.parameters
-    return _seconds(held.axis.gather(parameters), parameters, paths.inside, paths.latency, constants)
+    return _seconds(held.axis.gather(parameters), parameters, paths.inside, constants)
 
 
-def _seconds(comm: Comm, parameters: float, path: Path, latency: Latency, constants: Constants) -> float:
+def _seconds(comm: Comm, parameters: float, path: Path, constants: Constants) -> float:
     buckets = max(1, -(-int(parameters) // int(constants.bucket_elements)))
     each = comm.size_bytes / buckets
-    return buckets * collective_seconds(comm.kind, each, path, latency)
+    return buckets * collective_seconds(comm.kind, each, path)

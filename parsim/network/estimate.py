@@ -162,7 +162,8 @@ def parts_of(
         return message_parts(size_bytes, reach, constants), None, None
     found = _possible(kind, size_bytes, reach, constants, ll128, collnet=algorithm == "collnet")
     pair = choose(size_bytes, found, algorithm, protocol)
-    return collective_parts(kind, size_bytes, reach, pair, found[pair], constants), pair, found[pair]
+    term = terms(kind, size_bytes, reach, constants, collnet=pair[0] == "collnet", rounded=False)[pair]  # type: ignore[arg-type]
+    return collective_parts(kind, size_bytes, reach, pair, term, constants), pair, term
 
 
 def _possible(

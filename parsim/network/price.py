@@ -1,21 +1,13 @@
-"""Prices of collectives and messages: latency and bandwidth of the links between a group's ranks.
+"""Prices of collectives and messages on the links of a run's groups.
 
-Which link carries a group follows from where its ranks stand: NVLink inside a domain, NICs across. Ring
-algorithms on n ranks, for a tensor of S bytes (the input of a reduction, the output of a gather):
+Which link carries a group follows from where its ranks stand: NVLink inside a domain, NICs across. What NCCL plays as a
+collective (all-reduce, reduce-scatter, all-gather) takes what level 0 says of it (estimate): NCCL's own choice, curves
+of published measurements, a user's log before both. Messages and exchanges are not NCCL's collectives in training
+runs: a message is a call and its bytes, and an exchange (all-to-all) is bounded by what stays in a domain over NVLink
+and what leaves it over NICs, where copies for several ranks there may travel once.
 
-    all-reduce      2(n-1) steps, each rank sends 2S(n-1)/n
-    reduce-scatter   (n-1) steps, each rank sends  S(n-1)/n       (all-gather the same)
-    all-to-all       (n-1) steps, each rank sends  S(n-1)/n of the S bytes that it holds for all
-    send                1 step,   S bytes
-
-    time = call + hops * latency of a hop + bytes sent / bandwidth
-
-An all-to-all is no ring: what goes to ranks of the same domain travels over NVLink, the rest over the rank's own NIC,
-both at once, so it takes the longer of the two.
-
-A group of n ranks on N domains has n - N hops inside and N - 1 across (n - 1 in all); its ring can use the NICs of
-all its ranks in a domain, so bandwidth = min(nvlink, nic * ranks in a domain). Counted this way the latency is per
-collective, not per step: an all-reduce's two halves are pipelined through the same hops.
+    message   call + S / bandwidth
+    exchange  call + max(S (g-1)/R / nvlink, S (R-g)/R / nic)      on R ranks, g of them in a domain
 """
 
 from collections import Counter
@@ -28,7 +20,7 @@ from parsim.errors import LayoutError
 from parsim.network.estimate import Correction, estimate
 from parsim.network.reach import Reach
 
-__all__ = ["Latency", "Links", "Path", "collective_seconds", "path_between", "ring_bytes", "ring_steps", "spread"]
+__all__ = ["Links", "Path", "collective_seconds", "path_between", "ring_bytes", "ring_steps", "spread"]
 
 
 @dataclass(frozen=True)
@@ -43,20 +35,12 @@ class Links:
     domain: int
 
 
-class Latency(NamedTuple):
-    """Seconds that do not depend on bytes: of a call, and of each hop inside a domain and across domains."""
-
-    call_s: float = 0.0
-    inside_s: float = 0.0
-    across_s: float = 0.0
-
-
 class Path(NamedTuple):
-    """What a group talks over: `ranks` on `domains`, the rate at which each rank of a ring sends, and the seconds that
-    the fabric's switches add to a step across domains.
+    """What a group talks over: `ranks` on `domains`, and the rate at which each rank of a ring sends.
 
-    With `reach` and `correction`, what was measured on such links goes before the formula. `inside_bytes_per_s` and
-    `across_bytes_per_s` are one rank's own links, which it exchanges over (0: those of the ring).
+    `reach` is what NCCL sees of the group, `crossing_s` what the fabric's switches add to a step across domains;
+    `inside_bytes_per_s` and `across_bytes_per_s` are one rank's own links, which it exchanges over (0: those of the
+    ring).
     """
 
     ranks: int
@@ -110,23 +94,26 @@ def ring_steps(kind: CollectiveKind, ranks: int) -> int:
 
 
 def collective_seconds(
-    kind: CollectiveKind, size_bytes: float, path: Path, latency: Latency, across_bytes: float | None = None
+    kind: CollectiveKind, size_bytes: float, path: Path, call_s: float = 0.0, across_bytes: float | None = None
 ) -> float:
     """How long the collective takes when nothing else uses its links; nothing for a group of one rank.
 
-    `across_bytes`: what of an all-to-all leaves the domain, where copies for several ranks there travel once.
+    `call_s` is what a message or an exchange costs beside its bytes. `across_bytes`: what of an exchange leaves the
+    domain, where copies for several ranks there travel once.
     """
-    if path.ranks == 1:
+    if path.ranks == 1 or size_bytes <= 0:
         return 0.0
-    if path.correction is not None and path.reach is not None and size_bytes > 0 and across_bytes is None:
+    if kind not in ("send", "all_to_all"):
+        assert path.reach is not None, f"a path that {kind} is played over says what NCCL sees of it"
+        played = estimate(kind, size_bytes, path.reach, correction=path.correction)
+        return played.seconds + (path.domains - 1) * path.crossing_s
+    if path.correction is not None and path.reach is not None and across_bytes is None:
         measured = estimate(kind, size_bytes, path.reach, correction=path.correction)
         if measured.evidence == "calibrated":
             return measured.seconds
-    across = path.domains - 1
-    hops = latency.call_s + across * (latency.across_s + path.crossing_s) + (path.ranks - 1 - across) * latency.inside_s
-    if kind == "all_to_all":
-        return hops + _exchange_seconds(size_bytes, path, across_bytes)
-    return hops + ring_bytes(kind, size_bytes, path.ranks) / path.bytes_per_s
+    if kind == "send":
+        return call_s + size_bytes / path.bytes_per_s
+    return call_s + _exchange_seconds(size_bytes, path, across_bytes)
 
 
 def _exchange_seconds(size_bytes: float, path: Path, across_bytes: float | None) -> float:

@@ -16,7 +16,7 @@ from parsim.cost.segments import Collective, Kernel
 from parsim.model.flops import matmul_flops
 from parsim.model.layer import Matmul, Pass, head, layer_kind, layer_work, mtp_projection, shape
 from parsim.plan import Kind, Op, Slot, mirrored, straight
-from parsim.spec import MlaSpec, ModelSpec, MoeSpec, Run, Tier, load_model
+from parsim.spec import MlaSpec, ModelSpec, MoeSpec, Run, Tier, load_gpu, load_model
 
 MakeRun = Callable[..., Run]
 SMALL: dict[str, Any] = {"name": "m", "layers": 8, "hidden": 4096, "heads": 32, "ffn": 8192, "vocab": 32000}
@@ -49,24 +49,29 @@ def test_tiles_of_all_experts_fill_waves_together(make_run: MakeRun) -> None:
 
 
 def test_an_experts_layer_costs_its_kernels(make_run: MakeRun) -> None:
-    """Router 33 us a layer; permutation and its reverse 2.8 passes over the routed tokens' hidden, 2 bytes each."""
+    """A router a layer; permutation and its reverse pass over the routed tokens' hidden, 2 bytes each."""
     found = parts(RooflineCost(make_run(model=EXPERTS, mesh={"dp": 8}, ep=8), straight(1)))
-    assert found["routing"] == pytest.approx(8 * 33e-6)
-    moved = 8 * 2 * 2.8 * 2048 * 4 * 4096 / (0.74 * 3.35e12)
+    assert found["routing"] == pytest.approx(8 * FITTED.router_s)
+    moved = 8 * 2 * 2 * FITTED.permute_passes * 2048 * 4 * 4096 / (load_gpu("h100-80g-sxm").efficiency.hbm * 3.35e12)
     assert found["permute"] + found["unpermute"] == pytest.approx(moved)
     assert {"expert_fc1", "expert_activation", "expert_fc2", "ep"} <= found.keys()
     assert "fc1" not in found
 
 
+def called(ranks: int) -> float:
+    """What an exchange costs beside its bytes."""
+    return FITTED.exchange_s * (1 + FITTED.exchange_rank * ranks)
+
+
 def test_a_pass_of_an_exchange(make_run: MakeRun) -> None:
-    """Inside a node 7/8 of 4 copies over 0.77 of NVLink; on 2 nodes half of them over 0.89 of the NIC."""
+    """Inside a node 7/8 of 4 copies over NVLink; on 2 nodes half of them over the NIC."""
     payload = 2 * 2048 * 4096
     near = parts(RooflineCost(make_run(model=EXPERTS, mesh={"dp": 8}, ep=8), straight(1)))["ep"]
-    assert near / 16 == pytest.approx(payload * 4 * 7 / 8 / (0.77 * 450e9) + 22e-6 * (1 + 0.02 * 8))
+    assert near / 16 == pytest.approx(payload * 4 * 7 / 8 / (FITTED.exchange_nvlink * 450e9) + called(8))
     far = parts(RooflineCost(make_run(model=EXPERTS, mesh={"dp": 16}, ep=16), straight(1)))["ep"]
-    assert far / 16 == pytest.approx(payload * 4 / 2 / (0.89 * 50e9) + 22e-6 * (1 + 0.02 * 16))
+    assert far / 16 == pytest.approx(payload * 4 / 2 / (FITTED.exchange_nic * 50e9) + called(16))
     once = make_run(model=EXPERTS, mesh={"dp": 16}, ep=16, software={"moe_dispatcher": "deepep"})
-    across = payload * (1 - 0.5**4) / (0.89 * 50e9) + 22e-6 * (1 + 0.02 * 16)
+    across = payload * (1 - 0.5**4) / (FITTED.exchange_nic * 50e9) + called(16)
     assert parts(RooflineCost(once, straight(1)))["ep"] / 16 == pytest.approx(across)
 
 
@@ -148,13 +153,13 @@ def test_prediction_layers_make_the_last_stage_longer(make_run: MakeRun) -> None
 
 
 def test_latent_attention_is_four_matmuls_and_slower_heads(make_run: MakeRun) -> None:
-    """FLOP by 192 + 128 wide heads instead of twice 128, at 0.66 of the rate."""
+    """FLOP by 192 + 128 wide heads instead of twice 128, at a lower rate."""
     mla = MlaSpec(q_rank=1536, kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128)
     latent = parts(RooflineCost(make_run(model=ModelSpec(**SMALL, mla=mla), sequence=4096), straight(1)))
     plain = parts(RooflineCost(make_run(model=ModelSpec(**SMALL), sequence=4096), straight(1)))
     assert {"down", "q_up", "kv_up", "proj"} <= latent.keys()
     assert "qkv" not in latent
-    assert latent["attention"] / plain["attention"] == pytest.approx((192 + 128) / 256 / 0.66)
+    assert latent["attention"] / plain["attention"] == pytest.approx((192 + 128) / 256 / FITTED.latent_heads)
     again = make_run(
         model=ModelSpec(**SMALL, mla=mla), sequence=4096, recompute={"mode": "selective", "modules": ("mla_up_proj",)}
     )

@@ -206,7 +206,8 @@ def test_fp64_has_measured_costs_alone(tmp_path: Path, capsys: pytest.CaptureFix
         tiny("layout.precision=fp64", "software.params_dtype=fp32")
 
 
-def test_memory_that_is_not_known_is_refused_by_name() -> None:
+def test_memory_that_is_not_known_is_said_by_name() -> None:
     run = tiny("model.mtp_layers=1")
-    with pytest.raises(LayoutError, match=r"model.mtp_layers 1: .* not in the memory ledger"):
-        simulate(run, cost=priced(COST, run))
+    result = simulate(run, cost=priced(COST, run))
+    assert result.fits is None
+    assert any("model.mtp_layers" in warning and "memory ledger" in warning for warning in result.warnings)

@@ -65,7 +65,7 @@ def test_scales_of_rows_and_blocks_cost_more(make_run: MakeRun) -> None:
 def test_weights_are_cast_once_a_step(make_run: MakeRun) -> None:
     few, many = (kernels(make_run(precision="fp8", microbatches=m), Kind.F)["fc1"] for m in (1, 64))
     weights, layers = 4096 * 2 * 14336, 8
-    saved = layers * 1.48 * 3 * 0.5 * weights * (1 - 1 / 64) / 3.35e12
+    saved = layers * FITTED.cast_passes * 3 * FITTED.cast_weights * weights * (1 - 1 / 64) / 3.35e12
     assert few - many == pytest.approx(saved)
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from parsim.cost import RooflineCost
+from parsim.cost.constants import FITTED
 from parsim.cost.segments import Kernel
 from parsim.plan import Kind, Op, Slot, straight
-from parsim.spec import ModelSpec, Run
+from parsim.spec import ModelSpec, Run, load_gpu
 
 MakeRun = Callable[..., Run]
 MODEL: dict[str, Any] = {"name": "m", "layers": 8, "hidden": 4096, "heads": 32, "ffn": 16384, "vocab": 32000}
@@ -74,15 +75,20 @@ def test_a_window_leaves_its_share_of_the_causal_half(make_run: MakeRun, window:
 
 
 def test_sinks_outside_the_kernel_move_the_scores(make_run: MakeRun) -> None:
-    """1.6 passes over 2 b s^2 a bytes in F, 2.4 in B, at 0.74 of HBM."""
+    """Passes over 2 b s^2 a bytes, at the sustained rate of HBM."""
     run, sinks = (make_run(sequence=4096, software={"attention": name}) for name in ("cudnn", "unfused_sinks"))
-    scores = 2 * 4096**2 * 32 / (0.74 * 3.35e12)
-    assert kernel(sinks, "attention")[0] - kernel(run, "attention")[0] == pytest.approx(1.6 * scores)
+    scores = 2 * 4096**2 * 32 / (load_gpu("h100-80g-sxm").efficiency.hbm * 3.35e12)
+    assert kernel(sinks, "attention")[0] - kernel(run, "attention")[0] == pytest.approx(
+        FITTED.sinks_forward_passes * scores
+    )
     both = [kernel(r, "attention_input", Kind.I)[0] for r in (run, sinks)]
-    assert both[1] - both[0] == pytest.approx(2.4 * scores)
+    assert both[1] - both[0] == pytest.approx(FITTED.sinks_backward_passes * scores)
 
 
-@pytest.mark.parametrize(("gpu", "slower"), [("h100-80g-sxm", 1.75), ("gb200-nvl72", 6.4)])
+@pytest.mark.parametrize(
+    ("gpu", "slower"),
+    [("h100-80g-sxm", FITTED.deterministic_backward), ("gb200-nvl72", FITTED.deterministic_blackwell)],
+)
 def test_a_deterministic_backward_is_slower(make_run: MakeRun, gpu: str, slower: float) -> None:
     plain, ordered = (
         kernel(make_run(gpu=gpu, software={"deterministic_attention": flag}), "attention_input", Kind.I)[0]

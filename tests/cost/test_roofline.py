@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from parsim.cost import RooflineCost
+from parsim.cost.constants import FITTED
 from parsim.cost.segments import Collective, Kernel
 from parsim.errors import ScheduleError
+from parsim.network.estimate import estimate
+from parsim.network.groups import axis_groups
 from parsim.plan import Kind, Op, Placement, Slot, looped, mirrored, straight
 from parsim.spec import MlaSpec, ModelSpec, MoeSpec, Run, catalogue, load_gpu, load_model
 
@@ -168,7 +171,8 @@ def test_recomputation_runs_the_forward_again_in_the_backward(make_run: MakeRun)
     forward = kernel_seconds(none, Kind.F, without=("loop", "embedding", "head", "loss"))
     grown = [seconds(cost, 0, Kind.I) - seconds(none, 0, Kind.I) for cost in (core, half, full)]
     shown = none.exposed_seconds(op(0, Kind.F))["tp"]
-    embedding = 35e-6 + 2 * 4 * 2048 * 4096 / (450e9 * load_gpu("h100-80g-sxm").efficiency.nvlink)  # its all-reduce
+    tensor = axis_groups(none.run.cluster, none.run.layout.mesh, "tp").reach
+    embedding = estimate("all_reduce", 2 * 4 * 2048 * 4096, tensor).seconds
     assert grown[2] == pytest.approx(forward + shown - embedding, rel=1e-6)
     assert grown[1] == pytest.approx(grown[2] / 2, rel=1e-9)
     assert 0 < grown[0] < grown[1]
@@ -210,15 +214,19 @@ def test_an_overlapped_pair_lies_between_the_longer_and_the_sum(make_run: MakeRu
 
 
 def test_messages_cost_what_their_link_costs(make_run: MakeRun) -> None:
-    """2 s b h bytes at 0.95 of the NIC across nodes, at 0.7 of NVLink inside, plus 22 us; nothing on one rank."""
+    """2 s b h bytes at a share of the NIC across nodes, of NVLink inside, and a call; nothing on one rank."""
     size = 2 * 2048 * 4096
     near, far = (RooflineCost(make_run(mesh={"dp": dp, "pp": 4}), straight(4)) for dp in (2, 8))
-    assert near.hop_seconds(0, 1) == pytest.approx(size / (0.7 * 450e9) + 22e-6)
-    assert far.hop_seconds(0, 1) == far.hop_seconds(2, 1) == pytest.approx(size / (0.95 * 50e9) + 22e-6)
+    assert near.hop_seconds(0, 1) == pytest.approx(size / (FITTED.message_nvlink * 450e9) + FITTED.message_s)
+    assert (
+        far.hop_seconds(0, 1)
+        == far.hop_seconds(2, 1)
+        == pytest.approx(size / (FITTED.message_nic * 50e9) + FITTED.message_s)
+    )
     vee = Placement(((0, 1, 2, 3),), (0, 1, 1, 0), (0, 1, 2, 3))
     assert RooflineCost(make_run(mesh={"pp": 2}), vee).hop_seconds(1, 2) == 0.0
     cut = RooflineCost(make_run(mesh={"tp": 8, "pp": 4}, sequence_parallel=True), straight(4))
-    assert cut.hop_seconds(0, 1) == pytest.approx(size / 8 / (0.95 * 50e9) + 22e-6)
+    assert cut.hop_seconds(0, 1) == pytest.approx(size / 8 / (FITTED.message_nic * 50e9) + FITTED.message_s)
 
 
 def test_words_of_four_bytes_travel_and_load_as_such(make_run: MakeRun) -> None:

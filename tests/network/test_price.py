@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parsim.axes.axis import CollectiveKind
 from parsim.errors import LayoutError
+from parsim.network.estimate import estimate
 from parsim.network.price import (
-    Latency,
     Links,
     Path,
     collective_seconds,
@@ -15,9 +16,11 @@ from parsim.network.price import (
     ring_steps,
     spread,
 )
+from parsim.network.reach import reach_of_size
+from parsim.spec import load_cluster
 
 LINKS = Links(nvlink_bytes_per_s=400e9, nic_bytes_per_s=50e9, domain=8)
-LATENCY = Latency(1e-6, 2e-6, 5e-6)
+CALL_S = 1e-6
 kinds = st.sampled_from(["all_reduce", "reduce_scatter", "all_gather", "all_to_all", "send"])
 paths = st.tuples(st.integers(2, 64), st.just(1), st.floats(1e9, 1e12)).map(lambda given: Path(*given))
 
@@ -43,18 +46,28 @@ def test_where_the_ranks_stand_decides_the_link() -> None:
     assert path_between(range(7, 10), LINKS).bytes_per_s == 50e9  # the domain with one rank is the narrow place
 
 
-def test_time_is_latency_of_hops_and_bytes_over_bandwidth() -> None:
-    path = path_between(range(0, 16, 4), LINKS)
-    assert collective_seconds("all_gather", 4e9, path, LATENCY) == pytest.approx(1e-6 + 2 * 2e-6 + 5e-6 + 3e9 / 100e9)
-    assert collective_seconds("all_reduce", 1e9, Path(1, 1, 1.0), LATENCY) == 0.0
+def test_a_message_is_a_call_and_its_bytes() -> None:
+    assert collective_seconds("send", 4e9, path_between([0, 8], LINKS), CALL_S) == pytest.approx(CALL_S + 4e9 / 50e9)
+    assert collective_seconds("all_reduce", 1e9, Path(1, 1, 1.0)) == 0.0
+    assert collective_seconds("send", 0.0, path_between([0, 8], LINKS), CALL_S) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["all_reduce", "reduce_scatter", "all_gather"])
+def test_what_nccl_plays_takes_what_level_0_says(kind: CollectiveKind) -> None:
+    reach = reach_of_size(load_cluster("dgx-h100"), 4)
+    path = Path(32, 4, 400e9, reach=reach)
+    assert collective_seconds(kind, 1e8, path) == estimate(kind, 1e8, reach).seconds
+    assert collective_seconds(kind, 1e8, path._replace(crossing_s=1e-6)) == pytest.approx(
+        estimate(kind, 1e8, reach).seconds + 3e-6
+    )
 
 
 def test_an_exchange_takes_the_longer_of_what_stays_and_what_leaves() -> None:
     """Eight ranks, four a node: of 8 GB each sends 3 GB inside and 4 GB across; or what it is said to send across."""
     path = Path(8, 2, 400e9, inside_bytes_per_s=300e9, across_bytes_per_s=50e9)
-    assert collective_seconds("all_to_all", 8e9, path, Latency()) == pytest.approx(4e9 / 50e9)
-    assert collective_seconds("all_to_all", 8e9, path, Latency(1e-6), across_bytes=1e8) == pytest.approx(1e-6 + 0.01)
-    assert collective_seconds("all_to_all", 8e9, Path(8, 1, 400e9), Latency()) == pytest.approx(7e9 / 400e9)
+    assert collective_seconds("all_to_all", 8e9, path) == pytest.approx(4e9 / 50e9)
+    assert collective_seconds("all_to_all", 8e9, path, CALL_S, across_bytes=1e8) == pytest.approx(1e-6 + 0.01)
+    assert collective_seconds("all_to_all", 8e9, Path(8, 1, 400e9)) == pytest.approx(7e9 / 400e9)
     assert ring_bytes("all_to_all", 8e9, 8) == 7e9
 
 
@@ -66,19 +79,15 @@ def test_links_that_are_missing_are_refused() -> None:
     assert path_between([0, 8], Links(0.0, 50e9, 8)).bytes_per_s == 50e9
 
 
-@given(kinds, st.floats(0, 1e12), paths, st.floats(1, 10))
-def test_more_bytes_or_a_slower_link_never_take_less_time(kind: str, size: float, path: Path, factor: float) -> None:
-    time = collective_seconds(kind, size, path, LATENCY)  # type: ignore[arg-type]
+@given(st.sampled_from(["send", "all_to_all"]), st.floats(1, 1e12), paths, st.floats(1, 10))
+def test_more_bytes_or_a_slower_link_never_take_less_time(
+    kind: CollectiveKind, size: float, path: Path, factor: float
+) -> None:
+    time = collective_seconds(kind, size, path, CALL_S)
     assert time > 0
-    assert collective_seconds(kind, size * factor, path, LATENCY) >= time  # type: ignore[arg-type]
+    assert collective_seconds(kind, size * factor, path, CALL_S) >= time
     faster = path._replace(bytes_per_s=path.bytes_per_s * factor)
-    assert collective_seconds(kind, size, faster, LATENCY) <= time  # type: ignore[arg-type]
-
-
-@given(kinds, st.floats(1, 1e12), paths)
-def test_an_all_reduce_is_a_scatter_and_a_gather(kind: str, size: float, path: Path) -> None:
-    halves = sum(collective_seconds(k, size, path, Latency()) for k in ("reduce_scatter", "all_gather"))  # type: ignore[arg-type]
-    assert collective_seconds("all_reduce", size, path, Latency()) == pytest.approx(halves)
+    assert collective_seconds(kind, size, faster, CALL_S) <= time
 
 
 @pytest.mark.parametrize(

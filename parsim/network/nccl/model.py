@@ -54,13 +54,20 @@ Choice = tuple[NcclAlgorithm, Protocol]
 
 
 def terms(
-    kind: Kind, size_bytes: float, reach: Reach, constants: NcclConstants, *, collnet: bool = False
+    kind: Kind,
+    size_bytes: float,
+    reach: Reach,
+    constants: NcclConstants,
+    *,
+    collnet: bool = False,
+    rounded: bool = True,
 ) -> Mapping[Choice, Term]:
     """Every algorithm and protocol that could play the collective; at least two ranks.
 
+    As NCCL expects them; not `rounded`, at the rates that the links have (see `search`).
     LL128 needs NVLink inside a node and, across nodes, a NIC on each GPU's PCIe switch.
     """
-    found = search(reach, constants)
+    found = search(reach, constants, rounded=rounded)
     result: dict[Choice, Term] = {}
     ll128 = bool(reach.nvlink_bytes_per_s) and (reach.domains == 1 or reach.nic_is_close)
     for index, protocol in enumerate(PROTOCOLS):

@@ -10,6 +10,7 @@ speed that the links carry (NCCL src/graph/search.cc, ncclTopoCompute).
 - NVLS: a head for each GPU of up to 8, else as many as the fastest speed fills; across nodes each head's NIC.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,6 +23,7 @@ __all__ = ["GIGA", "Channels", "Search", "nvlink_gbps", "search"]
 GIGA = 1e9  # NCCL counts in GB/s of 1e9 bytes
 _KEPT = 0.49  # NCCL stops trying speeds below this share of the best
 _MOST_HEADS = 8
+_OF_A_NIC = 48 / 50
 _UNKNOWN_NVLINK = 0.8  # share of the data sheet's rate where the generation is not NVIDIA's
 
 
@@ -52,9 +54,13 @@ def nvlink_gbps(reach: Reach, generation: NcclGeneration) -> float:
     return max(links, 1) * generation.nvlink_per_link
 
 
-def search(reach: Reach, constants: NcclConstants) -> Search:
-    """The channels of a group of at least two ranks: as NCCL's graph file says, else by its rules."""
-    found = _by_rule(reach, constants)
+def search(reach: Reach, constants: NcclConstants, *, rounded: bool = True) -> Search:
+    """The channels of a group of at least two ranks: as NCCL's graph file says, else by its rules.
+
+    NCCL rounds speeds down to its lists, and expects and chooses by them. What the links carry knows no lists: not
+    `rounded`, channels share all of it (of a NIC as much as of those that the lists were made for, 48 of 50 GB/s).
+    """
+    found = _by_rule(reach, constants) if rounded else _by_links(reach, constants)
     known = {name: Channels(number, a / GIGA, b / GIGA) for name, number, a, b in reach.searched}
     return Search(known.get("ring", found.ring), known.get("tree", found.tree), known.get("nvls", found.nvls))
 
@@ -73,16 +79,33 @@ def _by_rule(reach: Reach, constants: NcclConstants) -> Search:
     speed = _floor(nic if gpus == 1 else min(nic, inside), generation.speeds_inter)
     most = max(1, int(inside / speed * gpus / (gpus - 1) + 1e-9)) if gpus > 1 else constants.max_channels
     count = min(max(1, reach.nics), most, constants.max_channels)
-    faster = sorted(s for s in generation.speeds_inter if s > speed)
     intra = speed
-    for candidate in faster:
+    for candidate in sorted(s for s in generation.speeds_inter if s > speed):
         if gpus > 1 and count * candidate * (gpus - 1) / gpus > inside * (1 + 1e-9):
             break
         intra = candidate
         if candidate >= 2 * speed:
             break
-    tree = Channels(count, intra, speed)
-    return Search(Channels(count, speed, speed), tree, _heads(reach, inside, generation))
+    return Search(Channels(count, speed, speed), Channels(count, intra, speed), _heads(reach, inside, generation))
+
+
+def _by_links(reach: Reach, constants: NcclConstants) -> Search:
+    generation = constants.generation(reach.compute_capability or min(constants.generations))
+    inside, listed = nvlink_gbps(reach, generation), _by_rule(reach, constants)
+    if reach.fabric == "loopback":
+        return listed
+    number, heads = listed.ring.number, listed.nvls
+    if reach.domains == 1:
+        ring = Channels(number, inside / number, inside / number)
+        return Search(ring, ring, heads and Channels(heads.number, inside / heads.number, 0.0))
+    gpus, nic = max(reach.per_domain, 1.0), _OF_A_NIC * reach.nic_bytes_per_s / GIGA
+    most = inside * gpus / (gpus - 1) if gpus > 1 else math.inf
+    across = min(nic * min(reach.nics, constants.max_channels), most) / number
+    tree = Channels(number, min(2 * across, most / number), across)
+    if heads is not None:
+        each = nic * min(1.0, reach.nics / heads.number)
+        heads = Channels(heads.number, inside / heads.number, each)
+    return Search(Channels(number, across, across), tree, heads)
 
 
 def _fill(inside: float, speeds: Sequence[float], most: int) -> Channels:
