@@ -13,8 +13,8 @@ knows their kernels: all that ops take beyond the ideal is "kernels". A GPU with
 ideal compute.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from parsim.cost import StepCost
@@ -137,12 +137,13 @@ def _place(cause: str) -> int:
     return names.index(cause) if cause in CAUSES else names.index("dp")
 
 
-@dataclass
-class _Kernels:
-    """What the kernels of one op add up to: seconds by cause, and FLOP."""
+@dataclass(frozen=True)
+class _Told:
+    """What an op lasts, its seconds by cause, and the FLOP of its kernels."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    flops: float = 0.0
+    lasts_s: float
+    causes: Mapping[str, float]
+    flops: float
 
 
 class _Book:
@@ -151,7 +152,7 @@ class _Book:
     def __init__(self, run: Run, plan: Plan, cost: StepCost, contended: bool) -> None:
         self._run, self._plan, self._cost, self._contended = run, plan, cost, contended
         self._segmented = cost if isinstance(cost, Segmented) else None
-        self._known: dict[tuple[tuple[Kind, int], ...], _Kernels] = {}
+        self._known: dict[tuple[tuple[Kind, int], ...], _Told] = {}
 
     def of_rank(self, rank: int, spans: Sequence[Span], step_s: float) -> dict[str, float]:
         """Seconds by cause; `spans` are those of the rank's compute stream."""
@@ -164,12 +165,13 @@ class _Book:
         for slot in self._plan.orders[rank]:
             if slot.first.kind is Kind.REDUCE_GRAD:
                 continue
-            clean, factor = cost.seconds(slot), 1.0
+            told = self._told(slot)
+            clean, factor = told.lasts_s, 1.0
             if self._contended:
                 add("contention", lasted[slot.first] / cost.straggler - clean)
             elif clean:  # noise stretches what an op consists of alike
                 factor = lasted[slot.first] / (clean * cost.straggler)
-            for cause, seconds in (*self._kernels(slot).seconds.items(), *cost.exposed_seconds(slot).items()):
+            for cause, seconds in told.causes.items():
                 add(cause, seconds * factor)
         waiting = sum(span.waiting_s for span in spans if span.op.kind is Kind.STEP) / cost.straggler
         add("dp", waiting)
@@ -185,7 +187,7 @@ class _Book:
             return None
         mesh = self._run.layout.mesh
         slots = (slot for order in self._plan.orders for slot in order if slot.first.kind in COMPUTE)
-        return sum(self._kernels(slot).flops for slot in slots) * mesh.tp * mesh.cp * mesh.dp
+        return sum(self._told(slot).flops for slot in slots) * mesh.tp * mesh.cp * mesh.dp
 
     def _ideal(self, rank: int) -> list[tuple[str, float]]:
         """Ideal compute, and what it takes from the time of the kernels that do it."""
@@ -214,23 +216,21 @@ class _Book:
             ("attention", skipped - attention),
         ]
 
-    def _kernels(self, slot: Slot) -> _Kernels:
+    def _told(self, slot: Slot) -> _Told:
         key = tuple((op.kind, op.stage) for op in slot.ops)
         if key not in self._known:
-            self._known[key] = self._sum(slot)
+            lasts, flops, causes = self._cost.seconds(slot), 0.0, dict(self._cost.exposed_seconds(slot))
+            if self._segmented is not None:
+                for kernel in self._kernels(slot):
+                    causes[kernel.cause] = causes.get(kernel.cause, 0.0) + kernel.seconds
+                    flops += kernel.flops
+            elif slot.first.kind in COMPUTE:
+                causes["kernels"] = lasts - sum(causes.values())
+            self._known[key] = _Told(lasts, causes, flops)
         return self._known[key]
 
-    def _sum(self, slot: Slot) -> _Kernels:
-        if slot.first.kind not in COMPUTE:
-            return _Kernels()
-        if self._segmented is None:
-            exposed = sum(self._cost.exposed_seconds(slot).values())
-            return _Kernels({"kernels": self._cost.seconds(slot) - exposed})
-        found = _Kernels()
-        for blocks in self._segmented.segments(slot):
-            for block in blocks:
-                for kernel in block:
-                    if isinstance(kernel, Kernel):
-                        found.seconds[kernel.cause] = found.seconds.get(kernel.cause, 0.0) + kernel.seconds
-                        found.flops += kernel.flops
-        return found
+    def _kernels(self, slot: Slot) -> Iterator[Kernel]:
+        if self._segmented is not None and slot.first.kind in COMPUTE:
+            for blocks in self._segmented.segments(slot):
+                for block in blocks:
+                    yield from (segment for segment in block if isinstance(segment, Kernel))
