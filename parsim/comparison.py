@@ -1,9 +1,11 @@
 """Two recordings, or two results, side by side: how far apart, and which causes add up to the difference.
 
 A rank's makespan is its busy time by kind plus its idle time; averaged over ranks the differences of these terms sum
-to the difference of the makespans exactly. A result's step time is its compute plus its exposed times, likewise.
+to the difference of the makespans exactly. A result's step time is the sum of its waterfall, or of its compute and its
+exposed times where one of the two does not tell more.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -108,8 +110,9 @@ def compare_timelines(a: Timeline, b: Timeline) -> Comparison:
 
 
 def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
-    """Two results of `simulate`: compute and exposed times, and which fields of the runs differ."""
-    terms = [{"compute": _compute(result), **result["exposed_s"]} for result in (a, b)]
+    """Two results of `simulate`: their waterfalls, or compute and exposed times; and how their runs differ."""
+    fine = [_waterfall(result) for result in (a, b)]
+    terms = fine if all(fine) else [{"compute": _compute(result), **result["exposed_s"]} for result in (a, b)]
     names = [*dict.fromkeys((*terms[0], *terms[1]))]
     causes = [Difference(name, terms[0].get(name, 0.0), terms[1].get(name, 0.0)) for name in names]
     return Comparison(
@@ -128,6 +131,18 @@ def _largest_first(causes: list[Difference]) -> tuple[Difference, ...]:
 def _compute(result: Mapping[str, Any]) -> float:
     exposed = sum(float(time) for time in result["exposed_s"].values())
     return float(result["step_time_s"]) - exposed
+
+
+def _waterfall(result: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds by cause; nothing where a result has none, or one that does not add up to its step."""
+    rows = result.get("waterfall")
+    if not isinstance(rows, list) or not all(
+        isinstance(row, Mapping) and _is_number(row.get("seconds")) for row in rows
+    ):
+        return {}
+    found = {str(row.get("cause")): float(row["seconds"]) for row in rows}
+    adds_up = math.isclose(sum(found.values()), result["step_time_s"], rel_tol=1e-6)
+    return found if adds_up and len(found) == len(rows) else {}
 
 
 def _time_by_kind(timeline: Timeline) -> dict[str, float]:

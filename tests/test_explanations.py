@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from parsim.cli import run_app
 from parsim.cli.commands import app
+from parsim.comparison import compare_results
 from parsim.cost import MeasuredCost, RooflineCost
 from parsim.errors import SpecError
 from parsim.explanation.budget import budget_of, gpu_hours_at
@@ -316,3 +318,46 @@ def test_bars_of_the_waterfall_stand_end_to_end(name: str) -> None:
     stacked = rank_bars(document["waterfall_per_rank"], step)
     for rank in range(result.run.layout.mesh.pp):
         assert sum(trace.x[rank] for trace in stacked.data) == pytest.approx(step * scale, rel=1e-3)
+
+
+def test_two_results_are_compared_by_their_waterfalls() -> None:
+    a, b = (result_of("llama3-70b-64", f"layout.recompute={mode}").document() for mode in ("none", "full"))
+    found = compare_results(a, b)
+    causes = {cause.name: cause.delta for cause in found.causes}
+    assert found.causes[0].name == "recompute"
+    assert sum(causes.values()) == pytest.approx(found.total.delta, rel=1e-9)
+    coarse = compare_results({key: value for key, value in a.items() if key != "waterfall"}, b)
+    assert "compute" in {cause.name for cause in coarse.causes}
+    for broken in ([{"cause": "tp"}], [{"cause": "tp", "seconds": 1.0}], 7, [7]):
+        assert "compute" in {cause.name for cause in compare_results({**a, "waterfall": broken}, b).causes}
+
+
+def _free(cost: RooflineCost, **constants: float) -> RooflineCost:
+    return replace(cost, constants=replace(cost.constants, **constants))
+
+
+@pytest.mark.parametrize(
+    ("cause", "constants"),
+    [
+        ("host", {"host_layer_s": 0.0, "microbatch_s": 0.0}),
+        ("straggler", {"straggler": 0.0}),
+        ("matmul", {"matmul_bytes": 0.0, "wave_weight": 0.0}),
+        ("attention", {"flash_overhead_tokens": 0.0}),
+        ("memory", {"norm_passes": 0.0, "rope_passes": 0.0, "activation_passes": 0.0}),
+        ("optimizer", {"optimizer_bytes": 0.0, "step_s": 0.0}),
+    ],
+)
+@pytest.mark.parametrize("schedule", ["interleaved", "zb-h1"])
+def test_removing_a_term_takes_it_from_its_cause_alone(cause: str, constants: dict[str, float], schedule: str) -> None:
+    overrides = () if schedule == "interleaved" else ("layout.stages_per_rank=1", f"layout.schedule={schedule}")
+    before = result_of("llama3-70b-64", *overrides)
+    cost = _free(RooflineCost(before.run, before.plan.placement), **constants)
+    after = simulate(before.run, cost=cost)
+    check_waterfall(after)
+    assert after.waterfall.mean[cause] < before.waterfall.mean[cause]
+    assert after.step_time_s < before.step_time_s
+    # The host covers what the GPU leaves; hiding and waiting move with what stands beside them.
+    moving = {cause, "host", "pipeline", "straggler", "dp", "tp"}
+    for other, seconds in before.waterfall.mean.items():
+        if other not in moving:
+            assert after.waterfall.mean[other] == pytest.approx(seconds, rel=1e-9)
