@@ -10,7 +10,7 @@ from parsim.explanation.slowest import SlowestStage
 from parsim.explanation.waterfall import EXPOSED, Waterfall, peak_of
 from parsim.memory import RankMemory
 from parsim.metrics import BUBBLE_DEFINITIONS, Bubble
-from parsim.model.weights import active_parameters
+from parsim.model.weights import active_parameters, parameters
 from parsim.plan import Plan
 from parsim.spec import Run
 from parsim.timeline import Timeline
@@ -184,6 +184,7 @@ class StepResult:
             "mfu": self.mfu,
             "hfu": self.hfu,
             "flops": self.flops,
+            "parameters": {"total": parameters(self.run.model), "active": active_parameters(self.run.model)},
             "bubble": self.bubble.document(),
             "definitions": dict(BUBBLE_DEFINITIONS),
             "compute_s": self.compute_s,

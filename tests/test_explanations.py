@@ -361,3 +361,13 @@ def test_removing_a_term_takes_it_from_its_cause_alone(cause: str, constants: di
     for other, seconds in before.waterfall.mean.items():
         if other not in moving:
             assert after.waterfall.mean[other] == pytest.approx(seconds, rel=1e-9)
+
+
+def test_a_result_tells_active_and_all_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    """Mixtral 8x7B: 46.7 billion, of which a token meets 12.9 (arXiv:2401.04088)."""
+    words = ["simulate", "llama3-70b-64", "--set", "model=mixtral-8x7b"]
+    assert run_app(app, "parsim", [*words, *(word for change in PLAIN for word in ("--set", change))]) == 0
+    shown = capsys.readouterr().out
+    assert "46.7 billion" in shown
+    assert "a token meets 12.88 billion" in shown
+    assert result_of("llama3-70b-64").document()["parameters"] == {"total": 70553706496, "active": 70553706496}

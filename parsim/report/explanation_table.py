@@ -48,6 +48,9 @@ def flop_lines(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     if document.get("hfu") is not None:
         yield "HFU", f"{document['hfu']:.1%}", f"hardware FLOP/s over the same peak: {convention['hardware']}"
     yield "FLOP of a step", f"{flops['model']:.4g}", convention["model"]
+    if (count := document.get("parameters")) is not None:
+        active = "all of them" if count["active"] == count["total"] else f"{count['active'] / 1e9:,.4g} billion"
+        yield "parameters", f"{count['total'] / 1e9:,.4g} billion", f"a token meets {active}"
     yield "6 N D", f"{flops['six_n_d']:.4g}", convention["six_n_d"]
 
 
