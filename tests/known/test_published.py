@@ -327,3 +327,38 @@ def test_a_layer_without_its_attention(modules: dict[str, Any]) -> None:
     cut = changed(record, layout__tp=2, layout__dp=4, layout__ep=4, layout__sequence_parallel=True)
     _, refused = modules["predict"].predictions([cut])
     assert "tp 1 and cp 1" in next(line.reason for line in refused if line.figure == "layer_ms")
+
+
+def test_which_memory_a_log_states(modules: dict[str, Any]) -> None:
+    """pytorch/torchtitan@b5bcd76, Llama 3 8B on 8 GPUs: 82.4 GiB reserved."""
+    record = modules["by_id"]["titan-8b-8-fsdp"]
+    peaks = {}
+    for name in ("max_reserved", "max_allocated", "device"):
+        found, refused = modules["predict"].predictions([changed(record, software__memory_reports=name)])
+        peaks[name] = found[record["id"]].get("peak_mem_gib")
+    assert peaks["max_reserved"] == pytest.approx(82.4, rel=0.03)
+    assert peaks["max_allocated"] < peaks["max_reserved"] <= 1.05 * peaks["max_allocated"] + 1e-9
+    assert peaks["device"] is None
+    assert "outside the allocator" in refused[0].reason
+
+
+@pytest.mark.parametrize("name", ["sc21-t1-1.7b", "zb-t4-6.2b-1f1b-m24", "automodel-qwen3-30b-8"])
+def test_copies_of_a_run_change_in_the_right_direction(modules: dict[str, Any], name: str) -> None:
+    record = modules["by_id"][name]
+    layout, model = record["layout"], record["model"]
+    head_dim = model.get("head_dim", model["hidden"] // model["heads"])
+    more = {
+        "twice the batch": changed(
+            record, layout__global_batch=2 * layout["global_batch"], layout__n_microbatches=2 * layout["n_microbatches"]
+        ),
+        "more layers": changed(record, model__layers=model["layers"] + layout["pp"]),
+        "wider": changed(record, model__hidden=model["hidden"] * 9 // 8, model__head_dim=head_dim),
+    }
+    predict = modules["predict"].predictions
+    once = predict([record])[0][name]["step_time_s"]
+    factors = {what: predict([copied])[0][name]["step_time_s"] / once for what, copied in more.items()}
+    assert 1.5 < factors["twice the batch"] < 2.01
+    assert 1.01 < factors["more layers"] < 1 + 1.5 * layout["pp"] / model["layers"]
+    assert 1.02 < factors["wider"] < 1.3
+    newer = {"a100-80g-sxm": "h100-80g-sxm", "h100-80g-sxm": "b200-180g-sxm"}[record["gpu"]]
+    assert predict([changed(record, gpu=newer)])[0][name]["step_time_s"] < once
