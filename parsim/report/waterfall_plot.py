@@ -156,6 +156,7 @@ def _frame(figure: "Figure", scale: Scale, bars: int, end_s: float) -> None:
         gridcolor=GRID,
         zeroline=False,
         tickfont={"size": 11, "color": MUTED},
+        exponentformat="none",
         fixedrange=True,
     )
     figure.update_yaxes(autorange="reversed", tickfont={"size": 12, "color": INK}, fixedrange=True, ticksuffix="  ")
