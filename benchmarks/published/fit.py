@@ -89,7 +89,7 @@ def worth_of_terms(
     weight, found = weights(samples), dict[str, dict[str, dict[str, float]]]()
     for name, term in TERMS.items():
         without = term.setting(start, known)
-        base = errors(samples, without, term.change, term.busiest)
+        base = errors(samples, without, term.without)
         # What moves together: every parameter that may make up for the term alone, those made alike as one.
         together = [[index] for index in term.refitted(known)] + ([alike] if (alike := term.places(known)) else [])
         moves = np.column_stack([table[:, places].sum(axis=1) for places in together])
@@ -99,7 +99,7 @@ def worth_of_terms(
         logs = np.zeros(len(known))
         for places, shift in zip(together, shifts, strict=True):
             logs[places] = shift
-        again = errors(samples, without.moved(**_factors(known, logs)), term.change, term.busiest)
+        again = errors(samples, without.moved(**_factors(known, logs)), term.without)
         # Derivatives of the whole model may mislead where a large term is gone: then nothing is refitted.
         again = again if macro(samples, again) < macro(samples, base) else base
         found[name] = {"left out": report_of(samples, base), "refitted": report_of(samples, again)}

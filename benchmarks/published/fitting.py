@@ -22,14 +22,14 @@ from scoring import measured_of
 from parsim.cost import RooflineCost
 from parsim.cost.constants import Constants
 from parsim.errors import ParsimError
+from parsim.network.estimate import Correction
 from parsim.plan import Kind
 from parsim.sim import play, prices
 from parsim.spec import Run
 
-__all__ = ["Change", "Floats", "Sample", "derivatives", "errors", "samples_of", "solve", "weights"]
+__all__ = ["NOTHING", "Floats", "Sample", "Without", "derivatives", "errors", "samples_of", "solve", "weights"]
 
 Floats = npt.NDArray[np.float64]
-Change = Callable[[Run], Run]
 
 _STEP = 0.03  # of a logarithm, for derivatives
 _SMALL = 0.02  # an error below this is as good as none
@@ -37,6 +37,20 @@ _PULL = 0.01  # on a factor that is _FAR from 1, in units of a group's mean erro
 _FAR = 0.15
 _FURTHEST = 0.30  # of a logarithm in one solution: derivatives hold about that far
 _ROUNDS = 40
+
+
+@dataclass(frozen=True)
+class Without:
+    """What is left out of a price that no factor can leave out: a `change` of the run, a `correction` of its
+    collectives; `busiest`: all waiting, a step lasts as long as its busiest rank works.
+    """
+
+    change: Callable[[Run], Run] | None = None
+    correction: Correction | None = None
+    busiest: bool = False
+
+
+NOTHING = Without()
 
 
 @dataclass(frozen=True)
@@ -57,27 +71,24 @@ class Sample:
         """What errors are averaged by."""
         return f"{self.record['group']}" if self.longer is None else f"{self.record['group']} (layers)"
 
-    def seconds(
-        self,
-        setting: Setting,
-        constants: Constants | None = None,
-        change: Change | None = None,
-        busiest: bool = False,
-    ) -> float:
-        """What is predicted, in the unit of what was measured; `busiest`: of a step, what its busiest rank works."""
+    def seconds(self, setting: Setting, constants: Constants | None = None, without: Without = NOTHING) -> float:
+        """What is predicted, in the unit of what was measured."""
         constants = setting.constants if constants is None else constants
-        run = setting.at(self.run)
-        if change is not None:
-            run = change(run)
         if self.longer is None:
             plan, program = played(self.run)
-            cost = RooflineCost(run, plan.placement, constants)
+            cost = RooflineCost(self._at(self.run, setting, without), plan.placement, constants, without.correction)
             found = play(program, prices(program, cost))
-            return (max(found.busy()) if busiest else found.makespan) * cost.straggler * self.share
+            return (max(found.busy()) if without.busiest else found.makespan) * cost.straggler * self.share
         kind = Kind.F if self.figure == "layer_fwd_ms" else Kind.B
-        longer = setting.at(self.longer) if change is None else change(setting.at(self.longer))
-        more, less = (pass_seconds(each, kind, constants, self.whole) for each in (longer, run))
+        more, less = (
+            pass_seconds(self._at(run, setting, without), kind, constants, self.whole, without.correction)
+            for run in (self.longer, self.run)
+        )
         return 1e3 * (more - less)
+
+    def _at(self, run: Run, setting: Setting, without: Without) -> Run:
+        run = setting.at(run)
+        return run if without.change is None else without.change(run)
 
 
 class _Watched(Constants):
@@ -112,9 +123,9 @@ def samples_of(records: Iterable[Record]) -> tuple[list[Sample], list[str]]:
     return found, refused
 
 
-def errors(samples: Sequence[Sample], setting: Setting, change: Change | None = None, busiest: bool = False) -> Floats:
+def errors(samples: Sequence[Sample], setting: Setting, without: Without = NOTHING) -> Floats:
     """Logarithm of predicted over measured, of every sample."""
-    times = (sample.seconds(setting, change=change, busiest=busiest) / sample.measured for sample in samples)
+    times = (sample.seconds(setting, without=without) / sample.measured for sample in samples)
     found: Floats = np.log(np.fromiter(times, float))
     return found
 

@@ -49,7 +49,7 @@ class Parameter(NamedTuple):
 
     @property
     def owner(self) -> str:
-        """constants, gpus (all of them), nodes (all of them), or one GPU type."""
+        """constants, gpus (all of them), or one GPU type."""
         return self.name.partition(".")[0]
 
 
@@ -57,8 +57,8 @@ def parameters(gpus: Iterable[str]) -> tuple[Parameter, ...]:
     """All factors that runs on these GPU types can tell something about."""
     found = []
     for item in fields(Constants):
-        value = getattr(FITTED, item.name)
-        if isinstance(value, float) and value > 0 and item.name not in _HELD:
+        value = float(getattr(FITTED, item.name))
+        if item.type in (float, "float") and value > 0 and item.name not in _HELD:
             is_share = value < 1 and any(word in item.name for word in _SHARES)
             found.append(Parameter(f"constants.{item.name}", value, (1.0 if is_share else 10 * value) / value))
     types = {_LIKE.get(name, name) for name in gpus}
@@ -76,9 +76,6 @@ def parameters(gpus: Iterable[str]) -> tuple[Parameter, ...]:
     one = load_gpu("h100-80g-sxm")
     found.append(Parameter("gpus.hbm", one.efficiency.hbm, _MOST / one.efficiency.hbm))
     found.append(Parameter("gpus.launch_s", one.launch_s, 10.0))
-    node = catalogue.document("nodes", "dgx-h100")
-    for name in ("nic_latency_s", "nvlink_latency_s"):
-        found.append(Parameter(f"nodes.{name}", float(str(node[name]).removesuffix(" us")) * 1e-6, 10.0))
     return tuple(found)
 
 
@@ -97,11 +94,7 @@ class Setting:
     def at(self, run: Run) -> Run:
         """The run on a cluster with these factors."""
         cluster = run.cluster
-        node = cluster.node
-        values: dict[str, object] = {"gpu": self.gpu(node.gpu)}
-        for name in ("nic_latency_s", "nvlink_latency_s"):
-            values[name] = getattr(node, name) * self.factors.get(f"nodes.{name}", 1.0)
-        node = node.model_copy(update=values)
+        node = cluster.node.model_copy(update={"gpu": self.gpu(cluster.node.gpu)})
         return run.model_copy(update={"cluster": cluster.model_copy(update={"node": node})})
 
     def gpu(self, gpu: GpuSpec) -> GpuSpec:
@@ -142,17 +135,13 @@ def _kernel(name: str, kernels: Container[Any]) -> str:
 
 def touches(parameter: Parameter, gpu: str) -> bool:
     """Whether a parameter could matter on a GPU type at all."""
-    return parameter.owner in ("constants", "gpus", "nodes", _LIKE.get(gpu, gpu))
+    return parameter.owner in ("constants", "gpus", _LIKE.get(gpu, gpu))
 
 
 def owners(parameter: Parameter) -> Iterator[tuple[Path, str]]:
     """The catalogue files, and the fields in them, whose numbers a parameter moves; none for constants."""
     owner, _, name = parameter.name.partition(".")
-    if owner == "nodes":
-        yield from (
-            (catalogue.path_of("nodes", node), name) for node in catalogue.names("nodes") if node != "local-cpu"
-        )
-    if owner in ("constants", "nodes"):
+    if owner == "constants":
         return
     for gpu in catalogue.names("gpus"):
         if gpu in _NOT_FITTED or owner not in ("gpus", _LIKE.get(gpu, gpu)):

@@ -27,6 +27,7 @@ from parsim.errors import LayoutError, ParsimError, SpecError
 from parsim.files import write_all
 from parsim.memory import memory_of
 from parsim.model.layer import layer_kind, layer_work
+from parsim.network.estimate import Correction
 from parsim.plan import Kind, Op, Plan, Slot, straight
 from parsim.run_plan import plan_of
 from parsim.schedule_result import play_schedule
@@ -99,13 +100,15 @@ def layer_seconds(run: Run, constants: Constants = FITTED, whole: bool = True) -
     return forward, backward
 
 
-def pass_seconds(run: Run, kind: Kind, constants: Constants, whole: bool) -> float:
+def pass_seconds(
+    run: Run, kind: Kind, constants: Constants, whole: bool, correction: Correction | None = None
+) -> float:
     """A pass of the first stage; not `whole`: what of its layers is MLP or experts, without the host.
 
     LayoutError for such a part of a layer where its collectives cannot be told from those of its attention.
     """
     slot = Slot(Op(0, kind, 0))
-    cost = RooflineCost(run, straight(run.layout.mesh.pp), constants)
+    cost = RooflineCost(run, straight(run.layout.mesh.pp), constants, correction)
     if whole:
         return cost.seconds(slot)
     if run.layout.mesh.tp * run.layout.mesh.cp > 1:

@@ -9,24 +9,26 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 
 import numpy as np
-from fitting import Change
+from fitting import NOTHING, Without
 from parameters import Parameter, Setting
 
+from parsim.network.estimate import estimate
+from parsim.network.reach import Reach
 from parsim.spec import RecomputeSpec, Run
 
 __all__ = ["TERMS", "Term"]
 
 _FREE = 1e6
+_FEW_BYTES = 8.0
 
 
 @dataclass(frozen=True)
 class Term:
-    """`factors` by patterns of parameter names, `change` for what is no number; `busiest`: a step lasts as long as its
-    busiest rank works. `alike`: parameters of this pattern take their mean, and are refitted as one."""
+    """`factors` by patterns of parameter names, and what no factor leaves out. `alike`: parameters of this pattern take
+    their mean, and are refitted as one."""
 
     factors: Mapping[str, float] = field(default_factory=dict)
-    change: Change | None = None
-    busiest: bool = False
+    without: Without = NOTHING
     alike: str = ""
 
     def setting(self, start: Setting, known: Sequence[Parameter]) -> Setting:
@@ -51,6 +53,28 @@ class Term:
         return [i for i, p in enumerate(known) if not any(fnmatch(p.name, pattern) for pattern in patterns)]
 
 
+@dataclass(frozen=True)
+class _Free:
+    """Collectives that take nothing: those inside a domain, or those between domains."""
+
+    inside: bool
+
+    def corrected(self, kind: str, size_bytes: float, reach: Reach, estimated_s: float) -> float | None:
+        return 0.0 if _is_nccl(kind) and (reach.domains == 1) == self.inside else None
+
+
+@dataclass(frozen=True)
+class _WithoutLatency:
+    """Collectives less what the same with eight bytes would take."""
+
+    def corrected(self, kind: str, size_bytes: float, reach: Reach, estimated_s: float) -> float | None:
+        return max(estimated_s - estimate(kind, _FEW_BYTES, reach).seconds, 0.0) if _is_nccl(kind) else None
+
+
+def _is_nccl(kind: str) -> bool:
+    return kind not in ("send", "all_to_all")
+
+
 def _recomputes_nothing(run: Run) -> Run:
     return run.model_copy(update={"layout": run.layout.model_copy(update={"recompute": RecomputeSpec()})})
 
@@ -60,8 +84,8 @@ def _constants(factor: float, *names: str) -> dict[str, float]:
 
 
 TERMS: Mapping[str, Term] = {
-    "recompute": Term(change=_recomputes_nothing),
-    "pipeline bubble": Term(busiest=True),
+    "recompute": Term(without=Without(change=_recomputes_nothing)),
+    "pipeline bubble": Term(without=Without(busiest=True)),
     "attention core": Term(
         {
             "*.attention.*": _FREE,
@@ -75,9 +99,9 @@ TERMS: Mapping[str, Term] = {
     "casts to fp8 and fp4": Term(_constants(0, "cast_passes")),
     "elementwise work": Term(_constants(0, "norm_passes", "rope_passes", "activation_passes", "dropout_passes")),
     "loss and embedding": Term(_constants(0, "loss_bytes_per_logit", "embedding_bytes")),
-    "bandwidth inside NVLink domains": Term({"*.nvlink": _FREE}),
-    "bandwidth between nodes": Term({"*.nic": _FREE}),
-    "hop latency of collectives": Term({"nodes.*": 0}),
+    "collectives inside NVLink domains": Term(without=Without(correction=_Free(inside=True))),
+    "collectives between domains": Term(without=Without(correction=_Free(inside=False))),
+    "latency of collectives": Term(without=Without(correction=_WithoutLatency())),
     "overlap: pure maximum": Term(_constants(0, "fsdp_contention", "dp_contention", "tp_overlapped", "cp_contention")),
     "exchanges of experts and context": Term(
         {**_constants(_FREE, "exchange_nvlink", "exchange_nic"), **_constants(0, "exchange_s")}

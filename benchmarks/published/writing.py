@@ -39,7 +39,7 @@ def changed_files(known: Iterable[Parameter], factors: Mapping[str, float]) -> d
 def with_constant(text: str, name: str, value: float) -> str:
     """The text of constants.py with another default."""
     new, count = re.subn(
-        rf"^(    {name}: float = ){_NUMBER}", lambda m: f"{m[1]}{_spelled(value)}", text, flags=re.MULTILINE
+        rf"^(    {name}: float = ){_NUMBER}", lambda m: f"{m[1]}{_decimal(value)}", text, flags=re.MULTILINE
     )
     if count != 1:
         raise SpecError(f"constants.py: {name} stands there {count} times")
@@ -63,3 +63,9 @@ def with_field(text: str, field: str, factor: float) -> str:
 def _spelled(value: float) -> str:
     """Three digits, as few signs as they need."""
     return f"{float(f'{value:.3g}'):g}"
+
+
+def _decimal(value: float) -> str:
+    """The same as Python spells a float."""
+    text = _spelled(value)
+    return text if any(sign in text for sign in ".e") else f"{text}.0"
