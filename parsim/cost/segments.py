@@ -74,9 +74,18 @@ def play(blocks: Sequence[Block]) -> Played:
     total = Played(0.0, {})
     for block in blocks:
         if block not in known:
-            known[block] = _play([_Reader([block])])
+            known[block] = _in_turn(block) if all(map(_in_line, block)) else _play([_Reader([block])])
         total += known[block]
     return total
+
+
+def _in_turn(block: Block) -> Played:
+    """A block in which nothing overlaps: one segment after the other."""
+    exposed: dict[str, float] = {}
+    for segment in block:
+        if isinstance(segment, Collective):
+            exposed[segment.axis] = exposed.get(segment.axis, 0.0) + segment.seconds
+    return Played(sum(segment.seconds for segment in block), exposed)
 
 
 def play_pair(first: Sequence[Block], second: Sequence[Block]) -> Played:

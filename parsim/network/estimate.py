@@ -28,7 +28,9 @@ LARGEST_BYTES = 2.0**60
 
 
 class Correction(Protocol):
-    """Something measured that corrects an estimate."""
+    """Something measured that corrects an estimate; a frozen value, so that what it corrects can be remembered."""
+
+    def __hash__(self) -> int: ...
 
     def corrected(self, kind: str, size_bytes: float, reach: Reach, estimated_s: float) -> float | None:
         """The seconds of a collective that the model estimates at `estimated_s`; None if it says nothing of such."""

@@ -13,6 +13,7 @@ and what leaves it over NICs, where copies for several ranks there may travel on
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from parsim.axes.axis import CollectiveKind
@@ -105,8 +106,7 @@ def collective_seconds(
         return 0.0
     if kind not in ("send", "all_to_all"):
         assert path.reach is not None, f"a path that {kind} is played over says what NCCL sees of it"
-        played = estimate(kind, size_bytes, path.reach, correction=path.correction)
-        return played.seconds + (path.domains - 1) * path.crossing_s
+        return _played(kind, size_bytes, path.reach, path.correction) + (path.domains - 1) * path.crossing_s
     if path.correction is not None and path.reach is not None and across_bytes is None:
         measured = estimate(kind, size_bytes, path.reach, correction=path.correction)
         if measured.evidence == "calibrated":
@@ -114,6 +114,11 @@ def collective_seconds(
     if kind == "send":
         return call_s + size_bytes / path.bytes_per_s
     return call_s + _exchange_seconds(size_bytes, path, across_bytes)
+
+
+@lru_cache(maxsize=65_536)
+def _played(kind: CollectiveKind, size_bytes: float, reach: Reach, correction: Correction | None) -> float:
+    return estimate(kind, size_bytes, reach, correction=correction).seconds
 
 
 def _exchange_seconds(size_bytes: float, path: Path, across_bytes: float | None) -> float:

@@ -57,6 +57,9 @@ class NcclConstants(Spec):
     generations: StrictMapping[int, NcclGeneration]
     source: Name
 
+    def __hash__(self) -> int:
+        return hash(self.version)
+
     def generation(self, compute_capability: int) -> NcclGeneration:
         """The newest generation that is not newer than a GPU's compute capability (90 for sm_90)."""
         known = [number for number in self.generations if number <= compute_capability] or [min(self.generations)]

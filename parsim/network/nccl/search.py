@@ -13,6 +13,7 @@ speed that the links carry (NCCL src/graph/search.cc, ncclTopoCompute).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from parsim.network.reach import Reach
@@ -54,6 +55,7 @@ def nvlink_gbps(reach: Reach, generation: NcclGeneration) -> float:
     return max(links, 1) * generation.nvlink_per_link
 
 
+@lru_cache(maxsize=4096)
 def search(reach: Reach, constants: NcclConstants, *, rounded: bool = True) -> Search:
     """The channels of a group of at least two ranks: as NCCL's graph file says, else by its rules.
 
