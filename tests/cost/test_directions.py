@@ -16,7 +16,7 @@ from parsim.simulation import simulate
 from parsim.spec import Run, load_run, run_from_document
 
 SAME = 1 + 1e-9  # sums of the same times in another order
-STEPS = 1.05  # NCCL searches its rings at rates in steps: a link may be worth a little more than its own share
+STEPS = 1.05  # NCCL chooses among its algorithms, and searches its rings, at rates in steps: times are not smooth there
 RATES = ("hbm_bytes_per_s", "flops_per_s", "nvlink_bytes_per_s", "host_link_bytes_per_s", "nic_bytes_per_s")
 LATENCIES = ("launch_s",)
 
@@ -94,7 +94,8 @@ def with_factor(run: Run, what: str, factor: float) -> Run:
         node = node.model_copy(update={what: getattr(node, what) * factor})
     elif what == "flops_per_s":
         rates = {dtype: rate * factor for dtype, rate in gpu.flops_per_s.items()}
-        node = node.model_copy(update={"gpu": gpu.model_copy(update={what: rates})})
+        fields = {name: getattr(gpu, name) for name in type(gpu).model_fields}
+        node = node.model_copy(update={"gpu": type(gpu).model_validate({**fields, what: rates})})
     else:
         value = getattr(gpu, what)
         node = node.model_copy(update={"gpu": gpu.model_copy(update={what: value and value * factor})})
@@ -133,13 +134,15 @@ def test_twice_as_fast_is_never_slower(name: str, what: str) -> None:
 def test_a_little_faster_is_a_little_faster(name: str, what: str, factor: float, base: float) -> None:
     """From machines of any speed: times fall, and by no more than the rate's own share.
 
-    But for NICs and NVLink far below what NCCL's search knows, where its steps are coarse.
+    But for links, where NCCL may choose what takes a little longer on slightly faster ones, and for pairs of ops that
+    take turns on two streams, which a faster op may rearrange.
     """
     sign = -1 if what in LATENCIES else 1
     start = with_factor(run_named(name), what, base**sign)
     before, after = step(start), step(with_factor(start, what, factor**sign))
-    assert after <= before * SAME
-    if what not in ("nic_bytes_per_s", "nvlink_bytes_per_s"):
+    smooth = what not in ("nic_bytes_per_s", "nvlink_bytes_per_s")
+    assert after <= before * (SAME if smooth and name != "pairs" else STEPS)
+    if smooth:
         assert after >= before / factor / SAME
 
 
@@ -236,7 +239,9 @@ def test_time_follows_work(name: str, layers: int, rounds: int, eighths: int) ->
     run = run_named(name)
     if run.model.positions == "learned":
         run = run.changed(model=run.model.model_copy(update={"max_positions": 1 << 20}))
-    more = larger(run, layers * parts(run), 2 * rounds * run.layout.mesh.pp, eighths * (run.batch.sequence_length // 8))
+    more = larger(
+        run, layers * parts(run), 2 * rounds * run.layout.mesh.pp, eighths * max(run.batch.sequence_length // 8, 128)
+    )
     work = [model_flops(each.model, each.batch.sequence_length, each.batch.global_batch_size) for each in (run, more)]
     ratio = step(more) / seconds_of(name)
     assert 1 / SAME <= ratio <= 1.15 * work[1] / work[0]
