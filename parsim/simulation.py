@@ -60,7 +60,7 @@ def simulate(
         raise SpecError(f"engine {engine}: one of {', '.join(_PLAYERS)}")
     if steps < 1:
         raise SpecError(f"steps {steps}: at least 1")
-    full_plan = plan_of(run, plan)
+    full_plan = plan_of(run, plan, cost)
     if cost is not None and correction is not None:
         raise SpecError(
             "measured costs hold their collectives already: a calibration of collectives cannot change them"
