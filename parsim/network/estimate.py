@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, get_args
 
 from parsim.errors import LayoutError
+from parsim.network.importers.measured import bus_factor
 from parsim.network.nccl import Choice, Kind, Term, channels_used, choose, terms
 from parsim.network.parts import Parts, all_to_all_parts, collective_parts, message_parts, seconds_of
 from parsim.network.reach import Reach
@@ -84,13 +85,6 @@ def kind_named(name: str) -> str:
     if kind not in KINDS:
         raise LayoutError(f"collective {name!r}: one of {', '.join(KINDS)}")
     return kind
-
-
-def bus_factor(kind: str, ranks: int) -> float:
-    """busbw over algbw by nccl-tests' definition."""
-    if kind in ("broadcast", "send"):
-        return 1.0
-    return (2 if kind == "all_reduce" else 1) * (ranks - 1) / ranks
 
 
 def estimate(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from parsim.axes.mesh import groups
 from parsim.network.price import spread
-from parsim.network.reach import Reach, merged_nics
+from parsim.network.reach import Reach, merged_nics, reach_on
 from parsim.network.tiers import Flows, crossing, exchange
 from parsim.spec import ClusterSpec, Mesh
 
@@ -98,18 +98,13 @@ def groups_at_once(
     usable = max(1, int(owned + 1e-9))
     own = min(1.0, owned / usable)
     found = crossing(cluster, _ring_flows(ranks, at, node.gpus, owned * rate)) if spans > 1 else None
-    reach = Reach(
+    reach = reach_on(
+        cluster,
         ranks=size,
         domains=spans,
-        nvlink_bytes_per_s=node.gpu.nvlink_bytes_per_s,
         nics=usable,
-        nic_bytes_per_s=rate,
-        fabric=cluster.fabric.kind,
-        compute_capability=node.gpu.compute_capability,
-        pcie_bytes_per_s=node.gpu.host_link_bytes_per_s,
         share=own * (found.share if found else 1.0),
         exchange_share=own * (_exchange_share(cluster, ranks, at, owned * rate, job_ranks) if spans > 1 else 1.0),
-        nic_is_close=nics * 2 >= node.gpus,
     )
     return AxisGroups(
         axes=axes,

@@ -13,7 +13,7 @@ from parsim.errors import LayoutError
 from parsim.network.tiers import Flows, crossing, exchange
 from parsim.spec import ClusterSpec, NodeSpec
 
-__all__ = ["Host", "Reach", "merged_nics", "reach_of_size"]
+__all__ = ["Host", "Reach", "merged_nics", "reach_of_size", "reach_on"]
 
 Host = Literal["intel", "amd"]
 _TO_NCCL_PCIE = 0.76  # what NCCL counts on of a PCIe link: 12 of 15.75 GB/s for generation 3 x16
@@ -111,18 +111,35 @@ def reach_of_size(cluster: ClusterSpec, nodes: int, ranks_per_node: int | None =
     nodes_in_domain = -(-nodes // domains)
     nics, rate = merged_nics(node)
     usable = max(1, nics * nodes_in_domain * per_node // node.gpus)
-    return Reach(
+    across = domains > 1
+    return reach_on(
+        cluster,
         ranks=nodes * per_node,
         domains=domains,
-        nvlink_bytes_per_s=node.gpu.nvlink_bytes_per_s,
         nics=usable,
+        share=_ring_share(cluster, nodes, nodes_in_domain, usable * rate) if across else 1.0,
+        exchange_share=exchange(cluster, nodes).share if across else 1.0,
+    )
+
+
+def reach_on(
+    cluster: ClusterSpec, *, ranks: int, domains: int, nics: int, share: float, exchange_share: float
+) -> Reach:
+    """What a group has of a cluster's links: see `Reach`. Several NICs of a GPU count as one."""
+    node = cluster.node
+    number, rate = merged_nics(node)
+    return Reach(
+        ranks=ranks,
+        domains=domains,
+        nvlink_bytes_per_s=node.gpu.nvlink_bytes_per_s,
+        nics=nics,
         nic_bytes_per_s=rate,
         fabric=cluster.fabric.kind,
         compute_capability=node.gpu.compute_capability,
         pcie_bytes_per_s=node.gpu.host_link_bytes_per_s,
-        nic_is_close=nics * 2 >= node.gpus,
-        share=_ring_share(cluster, nodes, nodes_in_domain, usable * rate) if domains > 1 else 1.0,
-        exchange_share=exchange(cluster, nodes).share if domains > 1 else 1.0,
+        share=share,
+        exchange_share=exchange_share,
+        nic_is_close=number * 2 >= node.gpus,
     )
 
 
