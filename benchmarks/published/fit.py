@@ -28,7 +28,7 @@ from terms import TERMS
 from writing import changed_files
 
 from parsim.errors import ParsimError
-from parsim.files import write_all
+from parsim.files import parse_json_text, read_text, write_all
 
 __all__ = ["cross_validated", "fitted", "report_of", "worth_of_terms"]
 
@@ -36,19 +36,20 @@ _FOLDS = 8
 _KINDS = ("dense", "moe", "dense layers", "moe layers")
 
 
-def fitted(samples: Sequence[Sample], known: Sequence[Parameter], rounds: int, say: bool) -> tuple[Setting, Floats]:
+def fitted(
+    samples: Sequence[Sample], known: Sequence[Parameter], start: Setting, rounds: int, say: bool
+) -> tuple[Setting, Floats]:
     """The setting after some rounds, and the derivatives at the start of the first one.
 
     A round that makes things worse is taken back: derivatives hold only so far.
     """
-    setting = Setting({parameter.name: 1.0 for parameter in known})
-    weight, limits = weights(samples), np.log([parameter.most for parameter in known])
+    setting, weight, limits = start, weights(samples), _limits(known, start)
     base, first = errors(samples, setting), None
     for number in range(rounds):
         started = time.perf_counter()
         table = derivatives(samples, known, setting)
         first = table if first is None else first
-        logs = np.log([setting.factors[parameter.name] for parameter in known])
+        logs = np.log([setting.factors[p.name] / start.factors[p.name] for p in known])
         shifts, promised = solve(base, table, weight, logs, limits)
         for share in (1.0, 0.5, 0.25):
             there = setting.moved(**_factors(known, share * shifts))
@@ -68,16 +69,18 @@ def fitted(samples: Sequence[Sample], known: Sequence[Parameter], rounds: int, s
     return setting, first
 
 
-def cross_validated(samples: Sequence[Sample], base: Floats, table: Floats, known: Sequence[Parameter]) -> Floats:
+def cross_validated(
+    samples: Sequence[Sample], base: Floats, table: Floats, known: Sequence[Parameter], start: Setting
+) -> Floats:
     """Errors of every sample by a fit without its cluster; clusters are dealt to eight folds in turn."""
     clusters = sorted({sample.record["cluster"] for sample in samples})
     fold = np.array([clusters.index(sample.record["cluster"]) % _FOLDS for sample in samples])
-    limits, weight = np.log([parameter.most for parameter in known]), weights(samples)
+    limits, weight = _limits(known, start), weights(samples)
     found = np.empty(len(samples))
     for number in range(_FOLDS):
         rest, held = fold != number, np.flatnonzero(fold == number).tolist()
         shifts, _ = solve(base[rest], table[rest], weight[rest], np.zeros(len(known)), limits)
-        there = Setting(_factors(known, shifts))
+        there = start.moved(**_factors(known, shifts))
         found[held] = errors([samples[index] for index in held], there)
     return found
 
@@ -120,6 +123,11 @@ def report_of(samples: Sequence[Sample], found: Floats) -> dict[str, float]:
     return {name: round(value, 2) for name, value in {"all": macro(samples, found), **parts}.items()}
 
 
+def _limits(known: Sequence[Parameter], start: Setting) -> Floats:
+    """How far each factor may rise above the start."""
+    return np.array([np.log(p.most / start.factors[p.name]) for p in known])
+
+
 def _kind(sample: Sample) -> str:
     kind = "dense" if sample.record["model"].get("moe") is None else "moe"
     return kind if sample.longer is None else f"{kind} layers"
@@ -136,6 +144,7 @@ def _row(name: str, row: Mapping[str, float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=DATA, help="records in the format of published.yaml")
+    parser.add_argument("--start", type=Path, help="a fit's JSON: start from its numbers before, not from the tree's")
     parser.add_argument("--rounds", type=int, default=1, help="how often derivatives are taken anew")
     parser.add_argument("--terms", action="store_true", help="also leave out each main term")
     parser.add_argument("--json", type=Path, help="file for all figures and the fitted numbers")
@@ -157,19 +166,28 @@ def main() -> None:
         sys.exit(f"error: {error}")
 
 
+def _start(known: Sequence[Parameter], path: Path | None) -> Setting:
+    """The numbers in the tree, or those that another fit started from where it had them."""
+    values: dict[str, Any] = {}
+    if path is not None:
+        document = parse_json_text(read_text(path, "fit"))
+        values = document.get("parameters", {}) if isinstance(document, dict) else {}
+    return Setting({p.name: values[p.name][0] / p.value if p.name in values else 1.0 for p in known})
+
+
 def _figures(samples: Sequence[Sample], known: Sequence[Parameter], arguments: argparse.Namespace) -> dict[str, Any]:
     """Fits, prints, and returns what was printed."""
-    setting, table = fitted(samples, known, max(arguments.rounds, 1), say=True)
-    start = Setting({parameter.name: 1.0 for parameter in known})
+    start = _start(known, arguments.start)
+    setting, table = fitted(samples, known, start, max(arguments.rounds, 1), say=True)
     before, after = errors(samples, start), errors(samples, setting)
-    held_out = cross_validated(samples, before, table, known)
+    held_out = cross_validated(samples, before, table, known, start)
     found: dict[str, Any] = {
         "timings": len(samples),
         "before": report_of(samples, before),
         "after": report_of(samples, after),
         "cross-validated": report_of(samples, held_out),
         "factors": dict(setting.factors),
-        "parameters": {p.name: [p.value, p.value * setting.factors[p.name]] for p in known},
+        "parameters": {p.name: [p.value * each.factors[p.name] for each in (start, setting)] for p in known},
     }
     print(f"{'mean of group means, %':44}" + "".join(f"{kind:>14}" for kind in ("all", *_KINDS)))
     for name in ("before", "after", "cross-validated"):
@@ -180,9 +198,9 @@ def _figures(samples: Sequence[Sample], known: Sequence[Parameter], arguments: a
         for name, row in sorted(found["terms"].items(), key=lambda item: -item[1]["refitted"]["all"]):
             print(_row(name, row["refitted"]))
     print("parameter, before, after, factor")
-    for parameter in sorted(known, key=lambda p: -abs(np.log(setting.factors[p.name]))):
-        factor = setting.factors[parameter.name]
-        print(f"  {parameter.name:42}{parameter.value:12.4g}{parameter.value * factor:12.4g}{factor:9.3f}")
+    for parameter in sorted(known, key=lambda p: -abs(np.log(setting.factors[p.name] / start.factors[p.name]))):
+        first, last = found["parameters"][parameter.name]
+        print(f"  {parameter.name:42}{first:12.4g}{last:12.4g}{last / first:9.3f}")
     return found
 
 
