@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Literal
 
 from parsim.axes.mesh import Coordinates, coordinates
-from parsim.cost import RooflineCost, StepCost
+from parsim.cost import LayerTable, RooflineCost, StepCost
 from parsim.errors import LayoutError, SpecError
 from parsim.explanation.slowest import slowest_stage_of
 from parsim.explanation.waterfall import waterfall_of
@@ -41,6 +41,7 @@ def simulate(
     plan: Plan | None = None,
     cost: StepCost | None = None,
     correction: Correction | None = None,
+    layers: LayerTable | None = None,
     contention: bool = False,
     every_rank: bool = False,
     steps: int = 1,
@@ -52,7 +53,8 @@ def simulate(
 
     `jitter` is the sigma of a lognormal factor of mean 1 on every op, `slow_ranks` factors by global rank, `seed`
     overrides the run's. `plan` plays instead of the run's schedule, `cost` (measured times) prices it instead of the
-    roofline, `correction` (a user's nccl-tests log) prices its collectives. With `contention` SimPy plays what is
+    roofline, `correction` (a user's nccl-tests log) prices its collectives,
+    `layers` its kernels where it has the very shape. With `contention` SimPy plays what is
     inside the ops on the shared links, where it slows what it meets. Raises LayoutError for a run that cannot be
     priced, ScheduleError for a schedule or plan that does not fit it, SpecError for impossible noise.
     """
@@ -65,7 +67,9 @@ def simulate(
         raise SpecError(
             "measured costs hold their collectives already: a calibration of collectives cannot change them"
         )
-    cost = RooflineCost(run, full_plan.placement, correction=correction) if cost is None else cost
+    if cost is not None and layers is not None:
+        raise SpecError("measured costs hold their kernels already: a layer table cannot change them")
+    cost = RooflineCost(run, full_plan.placement, correction=correction, layers=layers) if cost is None else cost
     program = compile_plan(full_plan)
     priced = _stretched(prices(program, cost), cost.straggler)
     memory = _memory(run, full_plan)
@@ -179,6 +183,7 @@ def _read(
         lanes=played.lanes,
         evidence=evidence,
         groups=_groups(run),
+        notes=cost.notes if isinstance(cost, RooflineCost) else (),
     )
 
 

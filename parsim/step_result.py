@@ -56,6 +56,8 @@ class StepResult:
     groups: Mapping[str, Mapping[str, Any]]
     """By axis: where its groups stand on the cluster, and what one has when all of them run at once."""
     memory_refusal: str | None = None
+    notes: tuple[str, ...] = ()
+    """What its costs have to say; they stand among the warnings."""
 
     @property
     def step_time_s(self) -> float:
@@ -168,7 +170,7 @@ class StepResult:
                 f"of {_gib(self.gpu_memory_bytes)}; "
                 "runs this close to the limit are published 12-25 % slower than their neighbours"
             )
-        return tuple(found)
+        return (*self.notes, *found)
 
     def _worst(self) -> int:
         return max(self.memory, key=lambda rank: rank.peak_bytes).rank

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from parsim.cli.options import Html, Json, Png, Trace
+from parsim.cli.options import Html, Json, Layers, Png, Trace
 from parsim.cli.scaling import scaling
 
 __all__ = ["app"]
@@ -113,6 +113,7 @@ def simulate(
             metavar="FILE", help="A log of nccl-tests of this cluster: it goes before the model's collectives."
         ),
     ] = None,
+    layers: Layers = None,
     contention: Annotated[
         bool,
         typer.Option("--contention", help="Play what is inside the ops on shared links: what meets there slows down."),
@@ -155,6 +156,7 @@ def simulate(
         plan,
         cost,
         calibration,
+        layers,
         contention,
         every_rank,
         steps,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Html", "Json", "Png", "Trace"]
+__all__ = ["Html", "Json", "Layers", "Png", "Trace"]
 
 # Outputs need not be readable: /dev/stdout may be a pipe of another user.
 Html = Annotated[
@@ -19,4 +19,8 @@ Trace = Annotated[Path | None, typer.Option(metavar="FILE", readable=False, help
 Json = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", readable=False, help="The numbers as JSON; - for standard output."),
+]
+Layers = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A table of measured kernels (JSON): they go before the roofline's."),
 ]

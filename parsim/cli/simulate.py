@@ -8,7 +8,7 @@ from parsim.cli.calibration import read_calibration
 from parsim.cli.drawing import Drawing, Fact, bubble_facts, put_recording
 from parsim.cli.output import Outputs, json_text
 from parsim.cli.schedule import read_plan
-from parsim.cost import StepCost
+from parsim.cost import LayerTable, StepCost
 from parsim.errors import SpecError
 from parsim.files import parse_json_text, read_text
 from parsim.plan import Plan
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from parsim.report.page import Still
     from parsim.spec import Run
 
-__all__ = ["read_cost", "simulate_command"]
+__all__ = ["read_cost", "read_layers", "simulate_command"]
 
 _MOST_BARS = 64
 _MEAN = "Mean over pipeline ranks."
@@ -35,6 +35,7 @@ def simulate_command(
     plan_path: Path | None,
     cost_path: Path | None,
     calibration_path: Path | None,
+    layers_path: Path | None,
     contention: bool,
     every_rank: bool,
     steps: int,
@@ -64,6 +65,7 @@ def simulate_command(
         plan=plan,
         cost=None if cost_path is None else read_cost(cost_path, run, plan),
         correction=None if calibration_path is None else read_calibration(calibration_path, run.cluster).correction,
+        layers=None if layers_path is None else read_layers(layers_path),
         contention=contention,
         every_rank=every_rank,
         steps=steps,
@@ -92,6 +94,17 @@ def read_cost(path: Path, run: "Run", plan: Plan | None = None) -> StepCost:
     text = read_text(path, "cost file")
     try:
         return cost_from_document(parse_json_text(text), plan_of(run, plan).placement, run)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
+
+
+def read_layers(path: Path) -> LayerTable:
+    """The layer table in a user's file. ParsimError that names the file."""
+    from parsim.cost import layer_table_from_document
+
+    text = read_text(path, "layer table")
+    try:
+        return layer_table_from_document(parse_json_text(text))
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from None
 

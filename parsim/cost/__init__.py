@@ -10,12 +10,29 @@ from parsim.cost.cost import Cost, StepCost
 from parsim.cost.unit import UnitCost, parse_times
 
 if TYPE_CHECKING:
+    from parsim.cost.layer_table import LayerTable, layer_table_from_document
     from parsim.cost.measured import MeasuredCost, cost_from_document
     from parsim.cost.roofline import RooflineCost
 
-__all__ = ["Cost", "MeasuredCost", "RooflineCost", "StepCost", "UnitCost", "cost_from_document", "parse_times"]
+__all__ = [
+    "Cost",
+    "LayerTable",
+    "MeasuredCost",
+    "RooflineCost",
+    "StepCost",
+    "UnitCost",
+    "cost_from_document",
+    "layer_table_from_document",
+    "parse_times",
+]
 
-_HOMES = {"MeasuredCost": "measured", "RooflineCost": "roofline", "cost_from_document": "measured"}
+_HOMES = {
+    "LayerTable": "layer_table",
+    "MeasuredCost": "measured",
+    "RooflineCost": "roofline",
+    "cost_from_document": "measured",
+    "layer_table_from_document": "layer_table",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,8 @@ from parsim.cost.attention import attention_flops, attention_seconds
 from parsim.cost.collectives import InnerCollectives
 from parsim.cost.constants import Constants
 from parsim.cost.elementwise import elementwise_seconds
-from parsim.cost.matmul import matmul_seconds
+from parsim.cost.layer_table import LayerLookup, kernel_shape
+from parsim.cost.matmul import cast_seconds, matmul_seconds
 from parsim.cost.rates import Rates
 from parsim.cost.run_axes import RunAxes
 from parsim.cost.segments import Block, Collective, Kernel, KernelCause, Segment
@@ -23,7 +24,9 @@ _SUFFIXES: dict[Pass, str] = {"F": "", "I": "_input", "W": "_weight"}
 
 
 class LayerSegments:
-    """Prices the work of a run's layers on one rank. `layer_rates` are those of the layers' matmuls."""
+    """Prices the work of a run's layers on one rank. `layer_rates` are those of the layers' matmuls; what `layers`
+    has measured goes before the roofline.
+    """
 
     def __init__(
         self,
@@ -34,9 +37,10 @@ class LayerSegments:
         rates: Rates,
         layer_rates: Rates,
         constants: Constants,
+        layers: LayerLookup | None = None,
     ) -> None:
         self._run, self._axes, self._sizes, self._collectives = run, axes, sizes, collectives
-        self._rates, self._layer_rates, self._constants = rates, layer_rates, constants
+        self._rates, self._layer_rates, self._constants, self._layers = rates, layer_rates, constants, layers
 
     def forward(
         self, work: tuple[Work, ...], matmul_share: float = 1.0, comm_share: float = 1.0, again: bool = False
@@ -131,13 +135,33 @@ class LayerSegments:
         if isinstance(item, AttentionCore):
             direction: Literal["F", "B"] = "F" if which == "F" else "B"
             return attention_flops(item, self._sizes, direction, self._rates, self._constants)
-        sizes = self._axes.region(self._sizes, item.inner + item.cols, item.experts)
+        sizes = self._region(item)
         return 2 * math.prod(shape(item, sizes, which)) * (sizes[Dim.EXPERTS] if item.experts else 1)
 
     def _seconds(self, item: Work, which: Pass) -> float:
+        """What a piece of work takes, as it was measured or by the roofline; what takes no time was not measured."""
+        predicted = self._predicted(item, which)
+        if self._layers is None or not predicted:
+            return predicted
+        name, sizes = f"{item.name}{_SUFFIXES[which]}", self._region(item)
+        measured = self._layers.seconds(name, kernel_shape(item, sizes, which, self._run))
+        if measured is None or not isinstance(item, Matmul):
+            return predicted if measured is None else measured
+        experts = sizes[Dim.EXPERTS] if item.experts else None
+        return measured + cast_seconds(self._cast(item, sizes), self._layer_rates, self._constants, experts)
+
+    def _region(self, item: Work) -> Sizes:
+        """The lengths that a piece of work has on this rank."""
+        if isinstance(item, AttentionCore):
+            return self._sizes
+        if isinstance(item, Matmul):
+            return self._axes.region(self._sizes, item.inner + item.cols, item.experts)
+        return self._axes.region(self._sizes, item.width, item.experts or item.role == "embedding")
+
+    def _predicted(self, item: Work, which: Pass) -> float:
         run, rates, constants = self._run, self._rates, self._constants
         if isinstance(item, Matmul):
-            sizes = self._axes.region(self._sizes, item.inner + item.cols, item.experts)
+            sizes = self._region(item)
             experts = sizes[Dim.EXPERTS] if item.experts else None
             kind = self._layer_rates if item.layer else rates
             return matmul_seconds(*shape(item, sizes, which), kind, constants, experts, self._cast(item, sizes))
@@ -145,9 +169,7 @@ class LayerSegments:
             if which == "W":
                 return 0.0
             return attention_seconds(item, self._sizes, "F" if which == "F" else "B", run, rates, constants)
-        whole = item.experts or item.role == "embedding"
-        sizes = self._axes.region(self._sizes, item.width, whole)
-        return elementwise_seconds(item, sizes, which, run, rates, constants)
+        return elementwise_seconds(item, self._region(item), which, run, rates, constants)
 
     def _cast(self, item: Matmul, sizes: Sizes) -> float:
         """Operand elements of a matmul (of each expert's) that are cast to fp8 or fp4 in each pass."""

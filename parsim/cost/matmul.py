@@ -15,7 +15,7 @@ import math
 from parsim.cost.constants import Constants
 from parsim.cost.rates import Rates
 
-__all__ = ["matmul_seconds", "wave_loss"]
+__all__ = ["cast_seconds", "matmul_seconds", "wave_loss"]
 
 
 def wave_loss(rows: float, cols: float, sms: int, constants: Constants, experts: float = 1) -> float:
@@ -47,4 +47,10 @@ def matmul_seconds(
     launches = min(count, constants.grouped_launches) * rates.launch_s
     total = arithmetic * (1 + constants.wave_weight * (loss - 1)) + constants.matmul_bytes * traffic + launches
     total *= rates.scaling if experts is None else rates.scaling * constants.grouped
-    return total + constants.cast_passes * constants.cast_bytes * count * cast / rates.hbm_bytes_per_s
+    return total + cast_seconds(cast, rates, constants, count)
+
+
+def cast_seconds(cast: float, rates: Rates, constants: Constants, experts: float | None = None) -> float:
+    """Seconds of casting `cast` operand elements for one matmul, or as many for each of those of `experts`."""
+    count = 1 if experts is None else experts
+    return constants.cast_passes * constants.cast_bytes * count * cast / rates.hbm_bytes_per_s

@@ -13,6 +13,7 @@ from typing import Any
 from parsim.cost.collectives import InnerCollectives
 from parsim.cost.constants import ASSUMED, FITTED, Constants
 from parsim.cost.layer_segments import LayerSegments
+from parsim.cost.layer_table import KernelShape, LayerLookup, LayerTable
 from parsim.cost.links import RunLinks, links_of
 from parsim.cost.priceable import check_priceable
 from parsim.cost.rates import Rates, layer_rates_of, rates_of
@@ -41,10 +42,14 @@ class RooflineCost:
     constants: Constants = FITTED
     correction: Correction | None = None
     """What was measured of the cluster's collectives; it goes before the fitted formula."""
+    layers: LayerTable | None = None
+    """What was measured of the layers' kernels; it goes before the roofline where it has the very shape."""
     _played: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_priceable(self.run)
+        if self.layers is not None:
+            self.layers.check_run(self.run)
 
     # The Cost protocol
 
@@ -95,7 +100,18 @@ class RooflineCost:
         paths = (self._links.tensor, self._links.data.whole)
         classes = {path.reach.kind for path in paths if path.reach is not None and path.ranks > 1}
         found |= {f"network.{name}": str(load_fabric_times(name).evidence["all"].grade) for name in sorted(classes)}
-        return found | ({"network.collectives": "calibrated"} if self.correction is not None else {})
+        found |= {"network.collectives": "calibrated"} if self.correction is not None else {}
+        return found | ({} if self.layers is None else self._asked().evidence)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of measured kernels: how many of the run's there are, and which are not."""
+        return () if self.layers is None else (self._asked().note,)
+
+    @property
+    def kernel_shapes(self) -> tuple[KernelShape, ...]:
+        """The shape of every kernel of the run, each once: what a layer table can have."""
+        return tuple(self._asked().asked)
 
     # Inside
 
@@ -116,19 +132,32 @@ class RooflineCost:
         return links_of(self.run, self.constants, self.correction)
 
     @cached_property
+    def _lookup(self) -> LayerLookup | None:
+        return None if self.layers is None else LayerLookup(self.layers)
+
+    def _asked(self) -> LayerLookup:
+        """The lookup once every kernel of every part has asked; an empty table's where there is none."""
+        lookup = LayerLookup(LayerTable(self.run.cluster.node.gpu.name, {})) if self._lookup is None else self._lookup
+        stages = self._stage_segments(False, lookup)
+        for stage in range(self.placement.stages):
+            for kind in (Kind.F, Kind.I, Kind.W):
+                stages.blocks(self._part(stage), kind)
+        return lookup
+
+    @cached_property
     def _stages(self) -> StageSegments:
-        return self._stage_segments(paired=False)
+        return self._stage_segments(False, self._lookup)
 
     @cached_property
     def _paired_stages(self) -> StageSegments:
         """Of ops played two at a time: other than alone where there are experts."""
-        return self._stages if self.run.model.moe is None else self._stage_segments(paired=True)
+        return self._stages if self.run.model.moe is None else self._stage_segments(True, self._lookup)
 
-    def _stage_segments(self, paired: bool) -> StageSegments:
+    def _stage_segments(self, paired: bool, lookup: LayerLookup | None) -> StageSegments:
         run, axes, sizes, constants = self.run, self._axes, self._sizes, self.constants
         collectives = InnerCollectives(run, self._links, constants, paired)
         layer_rates = layer_rates_of(run, constants)
-        layer = LayerSegments(run, axes, sizes, collectives, self._rates, layer_rates, constants)
+        layer = LayerSegments(run, axes, sizes, collectives, self._rates, layer_rates, constants, lookup)
         return StageSegments(run, axes, sizes, layer, self._links, constants)
 
     @cached_property
