@@ -10,12 +10,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from executor.device import open_device
 from executor.job import Job, job_of
+from executor.kernels import measure_kernels
 from executor.links import COLLECTIVES, LinkJob, LinkRecord, MessageTime, bus_factor, measure_links
 from executor.precision import activation_dtype
 from executor.run_command import load_job, play_job
 from parsim.axes.mesh import Coordinates, rank_at
 from parsim.cli.output import Outputs, json_text
+from parsim.cost import RooflineCost
 from parsim.cost.measured import KINDS, durations_of, medians_of
 from parsim.errors import SpecError
 from parsim.plan import COMPUTE, Kind, Op, Plan, Slot
@@ -28,6 +31,7 @@ __all__ = [
     "cost_document",
     "full_backwards",
     "hop_of",
+    "kernel_section",
     "link_job_of",
     "play_links",
     "split_backwards",
@@ -35,6 +39,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = "1.0"
+_CPU = "local-cpu"  # the GPU file of a CPU process
 _SMALLEST_BYTES = 8
 _COLLECTIVE_SIZES = tuple(2**power for power in range(16, 25, 2))  # 64 KiB to 16 MiB
 
@@ -58,6 +63,7 @@ def calibrate_command(
     *,
     collectives: bool,
     device: str,
+    kernels: bool = False,
     steps: int,
     warmup: int,
     hang_after_s: float,
@@ -73,6 +79,7 @@ def calibrate_command(
     shares = [share for record in records for step in range(steps) if (share := record.cpu_share(step)) is not None]
     timelines = [[record.timeline(step) for step in range(steps)] for record in records]
     document = cost_document(job, timelines, links, median(shares) if shares else None)
+    document |= kernel_section(job) if kernels else {}
     for output in ("out", "json"):
         if outputs.wants(output):
             outputs.put(output, json_text(document))
@@ -81,6 +88,17 @@ def calibrate_command(
         from parsim.report.validation_table import print_calibration
 
         print_calibration(document)
+
+
+def kernel_section(job: Job) -> dict[str, Any]:
+    """The layer table of the job's matmuls and attention (see `parsim.cost.layer_table`), measured on its device."""
+    name = job.run.cluster.node.gpu.name
+    if job.device == "cpu":
+        name = _CPU
+    elif name == _CPU:
+        raise SpecError("kernels measured on cuda are of one GPU type: name the GPU in the run's cluster")
+    rows = (shape.row() for shape in RooflineCost(job.run, job.plan.placement).kernel_shapes)
+    return {"gpu": name, "kernels": measure_kernels(rows, open_device(job.device, 0))}
 
 
 def variants_of(job: Job) -> tuple[Job, ...]:

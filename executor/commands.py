@@ -119,6 +119,9 @@ def calibrate(
     collectives: Annotated[
         bool, typer.Option("--collectives", help="Measure collectives too, 64 KiB to 16 MiB, as nccl-tests does.")
     ] = False,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Measure matmuls and attention alone too, for `parsim simulate --layers`.")
+    ] = False,
     device: DeviceName = "cpu",
     steps: Steps = 5,
     warmup: Warmup = 2,
@@ -142,6 +145,7 @@ def calibrate(
         run,
         tuple(overrides or ()),
         collectives=collectives,
+        kernels=kernels,
         device=device,
         steps=steps,
         warmup=warmup,
