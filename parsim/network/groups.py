@@ -8,6 +8,7 @@ fabric leaves it (tiers).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -68,8 +69,12 @@ class AxisGroups:
         }
 
 
+@lru_cache(maxsize=4096)
 def axis_groups(cluster: ClusterSpec, mesh: Mesh, *axes: str) -> AxisGroups:
-    """The groups of a mesh's axes on a cluster. LayoutError where a group needs a link that the cluster has not."""
+    """The groups of a mesh's axes on a cluster; remembered, for a search asks again and again.
+
+    LayoutError where a group needs a link that the cluster has not.
+    """
     return groups_at_once(cluster, members_of(mesh, *axes), axes, mesh.size)
 
 
