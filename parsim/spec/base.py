@@ -4,7 +4,7 @@ Specs are hashable (their mappings are frozen too), so that whatever is computed
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
 from pydantic.json_schema import JsonSchemaValue
@@ -60,3 +60,16 @@ class Spec(BaseModel):
     """A frozen specification; unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, which checks nothing; mappings and lists of the update are frozen, so that a copy is hashable
+        as any specification is.
+        """
+        frozen = {name: _frozen(value) for name, value in (update or {}).items()}
+        return super().model_copy(update=frozen, deep=deep)
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return FrozenMap({name: _frozen(item) for name, item in value.items()})
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -331,3 +331,10 @@ def test_a_run_that_is_accepted_divides_evenly(
 def test_defaults_of_constructors() -> None:
     assert Layout().mesh == Mesh()
     assert Mesh(tp=2, pp=3).size == 6
+
+
+def test_a_copy_with_plain_mappings_and_lists_is_hashable() -> None:
+    gpu = load_run("llama3-70b-64").cluster.node.gpu
+    slower = gpu.model_copy(update={"flops_per_s": {name: rate / 2 for name, rate in gpu.flops_per_s.items()}})
+    assert hash(slower) != hash(gpu)
+    assert hash(slower.model_copy(update={"flops_per_s": dict(gpu.flops_per_s)})) == hash(gpu)
