@@ -16,7 +16,18 @@ from typing import Literal, NamedTuple
 
 from parsim.axes.axis import CollectiveKind
 
-__all__ = ["Block", "Collective", "Kernel", "KernelCause", "Played", "Segment", "play", "play_pair"]
+__all__ = [
+    "Block",
+    "Collective",
+    "Kernel",
+    "KernelCause",
+    "Played",
+    "Running",
+    "Segment",
+    "TwoStreams",
+    "play",
+    "play_pair",
+]
 
 KernelCause = Literal["matmul", "attention", "memory", "host", "recompute"]
 """What a kernel's time is for: arithmetic, traffic of memory, launches, or the forward played once more."""
@@ -74,7 +85,7 @@ def play(blocks: Sequence[Block]) -> Played:
     total = Played(0.0, {})
     for block in blocks:
         if block not in known:
-            known[block] = _in_turn(block) if all(map(_in_line, block)) else _play([_Reader([block])])
+            known[block] = _in_turn(block) if all(map(_in_line, block)) else _play([block])
         total += known[block]
     return total
 
@@ -94,7 +105,7 @@ def play_pair(first: Sequence[Block], second: Sequence[Block]) -> Played:
     Never shorter than the longer of the two alone, never longer than one after the other: if taking turns turns out
     worse (two ops that both overlap already), they are played one after the other.
     """
-    together = _play([_Reader(first), _Reader(second)])
+    together = _play(first, second)
     apart = play(first) + play(second)
     return together if together.seconds <= apart.seconds else apart
 
@@ -137,13 +148,48 @@ class _Reader:
             self._joining -= 1
 
 
-@dataclass
-class _Entry:
+class Running:
     """A segment in a stream's queue, and its seconds left at full speed."""
 
-    segment: Segment
-    reader: _Reader
-    left: float
+    __slots__ = ("left", "reader", "segment")
+
+    def __init__(self, segment: Segment, reader: _Reader) -> None:
+        self.segment = segment
+        self.reader = reader
+        self.left = segment.seconds
+
+
+class TwoStreams:
+    """The compute and the communication stream of one op or of two overlapped ones: which segments run at the moment.
+
+    Whoever plays them lets the time pass: here at the speed of an op on links of its own, in `sim.contention` at what
+    other traffic leaves.
+    """
+
+    def __init__(self, ops: Sequence[Sequence[Block]]) -> None:
+        self._readers = [_Reader(blocks) for blocks in ops]
+        self._compute: list[Running] = []
+        self._communication: list[Running] = []
+
+    def heads(self) -> tuple[Running | None, Running | None]:
+        """The kernel and the collective that run now; neither: all is over."""
+        compute, communication = self._compute, self._communication
+        for reader in self._readers:
+            while (segment := reader.take()) is not None:
+                running = Running(segment, reader)
+                if isinstance(segment, Kernel):
+                    compute.append(running)
+                elif _goes_last(segment):
+                    communication.append(running)
+                else:
+                    communication.insert(sum(not _goes_last(r.segment) for r in communication), running)
+        return compute[0] if compute else None, communication[0] if communication else None
+
+    def end(self, running: Running) -> None:
+        """A head has ended."""
+        queue = self._compute if isinstance(running.segment, Kernel) else self._communication
+        queue.remove(running)
+        running.reader.ended(running.segment)
 
 
 def _in_line(segment: Segment) -> bool:
@@ -154,38 +200,30 @@ def _joins(segment: Segment) -> bool:
     return isinstance(segment, Collective) and segment.joins
 
 
-def _play(readers: Sequence[_Reader]) -> Played:
+def _goes_last(segment: Segment) -> bool:
+    """Whether a collective stands behind those in line: one that overlaps with all that follows."""
+    return not _in_line(segment) and not _joins(segment)
+
+
+def _play(*ops: Sequence[Block]) -> Played:
     now = 0.0
     exposed: dict[str, float] = {}
-    compute: list[_Entry] = []  # queues; the head of each runs
-    communication: list[_Entry] = []
+    streams = TwoStreams(ops)
     while True:
-        for reader in readers:
-            while (segment := reader.take()) is not None:
-                entry = _Entry(segment, reader, segment.seconds)
-                if isinstance(segment, Kernel):
-                    compute.append(entry)
-                elif segment.overlaps and not segment.joins:
-                    communication.append(entry)
-                else:
-                    waiting = sum(_in_line(other.segment) or _joins(other.segment) for other in communication)
-                    communication.insert(waiting, entry)
-        heads = [queue[0] for queue in (compute, communication) if queue]
+        compute, communication = streams.heads()
+        heads = [head for head in (compute, communication) if head]
         if not heads:
             return Played(now, exposed)
         lasting = min(head.left for head in heads)
         slow = 1.0
         if communication:
-            beside = communication[0].segment
+            beside = communication.segment
             assert isinstance(beside, Collective)
             slow += beside.contention if compute else 0.0
             shown = lasting * (slow - 1.0) if compute else lasting
             exposed[beside.axis] = exposed.get(beside.axis, 0.0) + shown
         now += lasting * slow
-        for queue in (compute, communication):
-            if queue:
-                head = queue[0]
-                head.left -= lasting
-                if head.left <= 0.0:
-                    del queue[0]
-                    head.reader.ended(head.segment)
+        for head in heads:
+            head.left -= lasting
+            if head.left <= 0.0:
+                streams.end(head)

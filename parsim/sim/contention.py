@@ -15,11 +15,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import simpy
 
-from parsim.cost.segments import Block, Collective, play, play_pair
+from parsim.cost.segments import Block, Collective, TwoStreams, play, play_pair
 from parsim.errors import ScheduleError
 from parsim.network.traffic import Traffic, Use
 from parsim.plan.op import Slot
-from parsim.sim.contention_streams import TwoStreams
 from parsim.sim.longest_path import lanes_of
 from parsim.sim.played import Played
 from parsim.sim.prices import Floats, Prices, row_seconds
