@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from parsim.network.estimate import Estimate, bus_factor
 from parsim.report.labels import apart, size_ticks
-from parsim.report.page import Section, _document, _facts, _Flush, _table
+from parsim.report.page import Section, _diagram, _document, _facts, _flush, _table
 from parsim.report.palette import GRID, INK, MUTED
 from parsim.units import format_bytes, format_seconds
 
@@ -72,23 +72,7 @@ def bandwidth_page(
     notes: Sequence[str] = (),
 ) -> str:
     """One offline page: headline numbers, the plot, the sizes that were asked for, where the numbers come from."""
-    from plotly.io import to_html
-
-    figure = bandwidth_figure(plot)
-    diagram = to_html(
-        figure,
-        full_html=False,
-        include_plotlyjs=False,
-        div_id="diagram",
-        default_width="100%",
-        default_height=f"{_HEIGHT}px",
-        config={
-            "responsive": True,
-            "displaylogo": False,
-            "modeBarButtons": [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]],
-            "toImageButtonOptions": {"filename": "parsim", "scale": 2},
-        },
-    )
+    diagram = _diagram(bandwidth_figure(plot))
     tables = [
         Section(
             "Sizes asked for",
@@ -108,11 +92,6 @@ def bandwidth_page(
         *(_table(table) for table in tables if table.rows),
     ]
     return _document(title, "Predicted by parsim from NCCL's own model and published measurements.", body)
-
-
-def _flush(cell: object) -> object:
-    """Amounts, with a unit or without, stand flush right."""
-    return _Flush(cell) if isinstance(cell, str) and (cell[:1].isdigit() or cell == "-") else cell
 
 
 def _traces(plot: Bandwidths, panel: int) -> Iterator[dict[str, Any]]:

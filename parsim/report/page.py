@@ -26,6 +26,7 @@ __all__ = ["Section", "Still", "compare_page", "page"]
 
 Fact = tuple[str, str, str]
 _MANY_ROWS = 40
+_BUTTONS = ("zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage")
 _SOURCE = {"sim": "Predicted by parsim's simulator.", "run": "Measured: a recording of a real run."}
 
 
@@ -162,9 +163,17 @@ def _facts(facts: Iterable[Fact]) -> str:
 
 
 def _figure(figure: "Figure", caption: str) -> str:
+    plot = _diagram(figure, script="followZoom(document.getElementById('{plot_id}'));")
+    return f"<figure>{plot}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _diagram(
+    figure: "Figure", *, buttons: Sequence[str] = _BUTTONS, filename: str = "parsim", script: str | None = None
+) -> str:
+    """The main figure of a page: as wide as the page, with a short bar of buttons. `script` runs when it is drawn."""
     from plotly.io import to_html
 
-    plot = to_html(
+    html: str = to_html(
         figure,
         full_html=False,
         include_plotlyjs=False,
@@ -174,12 +183,12 @@ def _figure(figure: "Figure", caption: str) -> str:
         config={
             "responsive": True,
             "displaylogo": False,
-            "modeBarButtons": [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]],
-            "toImageButtonOptions": {"filename": "parsim", "scale": 2},
+            "modeBarButtons": [list(buttons)],
+            "toImageButtonOptions": {"filename": filename, "scale": 2},
         },
-        post_script="followZoom(document.getElementById('{plot_id}'));",
+        post_script=script,
     )
-    return f"<figure>{plot}<figcaption>{escape(caption)}</figcaption></figure>"
+    return html
 
 
 def _still(name: str, still: Still) -> str:
@@ -290,6 +299,11 @@ class _Flush(str):
     """Text that is set flush right like a number."""
 
     __slots__ = ()
+
+
+def _flush(cell: object) -> object:
+    """Numbers spelled as text stand flush right like numbers."""
+    return _Flush(cell) if isinstance(cell, str) and (cell.lstrip("+-")[:1].isdigit() or cell == "-") else cell
 
 
 def _table(table: Section) -> str:

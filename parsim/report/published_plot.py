@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parsim.report.page import Section, _document, _facts, _Flush, _table
+from parsim.report.page import Section, _diagram, _document, _facts, _flush, _table
 from parsim.report.palette import GRID, INK, MUTED
 from parsim.units import format_seconds
 
@@ -77,22 +77,8 @@ def published_page(
     sections: Sequence[Section] = (),
 ) -> str:
     """One offline page: headline figures, the plot, tables."""
-    from plotly.io import to_html
-
-    figure = published_figure(runs)
-    diagram = to_html(
-        figure,
-        full_html=False,
-        include_plotlyjs=False,
-        div_id="diagram",
-        default_width="100%",
-        default_height=f"{figure.layout.height}px",
-        config={
-            "responsive": True,
-            "displaylogo": False,
-            "modeBarButtons": [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
-            "toImageButtonOptions": {"filename": "parsim-published", "scale": 2},
-        },
+    diagram = _diagram(
+        published_figure(runs), buttons=("zoom2d", "pan2d", "resetScale2d", "toImage"), filename="parsim-published"
     )
     caption = (
         "Hover for a run's name and times; click a GPU type to hide it. Rings: models with experts. Left: grey line, "
@@ -108,11 +94,6 @@ def published_page(
         *(_table(table) for table in tables if table.rows),
     ]
     return _document(title, "Predicted by parsim; measured and published by others.", body)
-
-
-def _flush(cell: object) -> object:
-    """Numbers spelled as text stand flush right like numbers."""
-    return _Flush(cell) if isinstance(cell, str) and (cell.lstrip("+-")[:1].isdigit() or cell == "-") else cell
 
 
 def _groups(runs: Sequence[PublishedRun]) -> dict[str, list[PublishedRun]]:

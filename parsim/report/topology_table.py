@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from parsim.report.columns import heading, open_console, pairs, print_table
-from parsim.report.page import Section, _document, _facts, _table
+from parsim.report.page import Section, _diagram, _document, _facts, _table
 from parsim.report.topology import topology_figure
 from parsim.units import format_seconds
 
@@ -100,23 +100,7 @@ def print_graphs(document: Mapping[str, Any], console: "Console | None" = None) 
 
 def topology_page(document: Mapping[str, Any], *, facts: Sequence[tuple[str, str, str]] = ()) -> str:
     """One offline page: the picture, the tables, and what was assumed."""
-    from plotly.io import to_html
-
-    figure = topology_figure(document)
-    plot = to_html(
-        figure,
-        full_html=False,
-        include_plotlyjs=False,
-        div_id="diagram",
-        default_width="100%",
-        default_height=f"{figure.layout.height}px",
-        config={
-            "responsive": True,
-            "displaylogo": False,
-            "modeBarButtons": [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]],
-            "toImageButtonOptions": {"filename": "parsim", "scale": 2},
-        },
-    )
+    plot = _diagram(topology_figure(document))
     caption = (
         "Hover over a device or the middle of a link for its bandwidth and latency; drag to move, + and - zoom. "
         "Lines are wider with more bandwidth (logarithmic); a click on the legend hides a kind."
