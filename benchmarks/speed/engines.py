@@ -10,17 +10,15 @@ measurements, so that a slow moment of a shared machine hits all of them alike.
 """
 
 import argparse
-import json
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import simpy
+from figures import deliver, positive
 
 from parsim.cost.unit import UnitCost
 from parsim.errors import ScheduleError
@@ -136,13 +134,6 @@ def print_table(figures: dict[str, Any]) -> None:
         print(f"players differ by {plan['largest_difference']:.1e} at most")
 
 
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1")
-    return value
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE, or to the terminal with -")
@@ -155,14 +146,7 @@ def main() -> None:
         figures = measure(arguments.pp, arguments.microbatches, arguments.lanes, arguments.repeats)
     except ScheduleError as error:
         parser.error(str(error))
-    if arguments.json is None:
-        print_table(figures)
-        return
-    text = json.dumps(figures, indent=2) + "\n"
-    if arguments.json == "-":
-        sys.stdout.write(text)
-    else:
-        Path(arguments.json).write_text(text)
+    deliver(figures, arguments.json, print_table)
 
 
 if __name__ == "__main__":

@@ -13,16 +13,14 @@ within 1 %; and with fewer flows also exactly, to say how far the batches are of
 """
 
 import argparse
-import json
 import platform
 import random
 import statistics
-import sys
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from figures import deliver, positive
 
 from parsim.network.drain import drain
 from parsim.network.fluid import Fluid
@@ -151,13 +149,6 @@ def print_table(figures: dict[str, Any]) -> None:
     )
 
 
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1")
-    return value
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE, or to the terminal with -")
@@ -169,14 +160,7 @@ def main() -> None:
     if arguments.flows < 2 * RAILS:
         parser.error(f"--flows {arguments.flows}: at least {2 * RAILS}, two nodes of {RAILS}")
     figures = measure(arguments.flows, arguments.events, arguments.exact, arguments.repeats)
-    if arguments.json is None:
-        print_table(figures)
-        return
-    text = json.dumps(figures, indent=2) + "\n"
-    if arguments.json == "-":
-        sys.stdout.write(text)
-    else:
-        Path(arguments.json).write_text(text)
+    deliver(figures, arguments.json, print_table)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,15 @@ that fabric, a ring with one more message (played by the table, as any rounds), 
 """
 
 import argparse
-import json
 import platform
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from figures import deliver, positive
 
 from parsim.errors import ParsimError
 from parsim.network.build import build
@@ -125,13 +123,6 @@ def print_table(figures: dict[str, Any]) -> None:
         )
 
 
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1")
-    return value
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE, or to the terminal with -")
@@ -144,14 +135,7 @@ def main() -> None:
         figures = measure(arguments.ranks, arguments.mib * 2.0**20, arguments.chunks, arguments.repeats)
     except ParsimError as error:
         parser.error(str(error))
-    if arguments.json is None:
-        print_table(figures)
-        return
-    text = json.dumps(figures, indent=2) + "\n"
-    if arguments.json == "-":
-        sys.stdout.write(text)
-    else:
-        Path(arguments.json).write_text(text)
+    deliver(figures, arguments.json, print_table)
 
 
 if __name__ == "__main__":
