@@ -191,6 +191,15 @@ def test_under_torchrun_another_number_of_ranks_is_refused_once() -> None:
     assert done.returncode != 0
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Processes started in the background of a shell script ignore SIGINT, and so would those that we start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
 def test_the_end_of_the_launcher_is_the_end_of_its_ranks(number: signal.Signals, code: int) -> None:
     with marked() as environment:
