@@ -74,5 +74,5 @@ def test_what_can_be_priced_passes(make_run: MakeRun, layout: dict[str, Any]) ->
 
 
 def test_a_kernel_without_a_known_speed_is_refused(make_run: MakeRun) -> None:
-    with pytest.raises(LayoutError, match=r"software.attention flash2: .* would do"):
-        RooflineCost(make_run(gpu="b200-180g-sxm", software={"attention": "flash2"}), straight(1))
+    with pytest.raises(LayoutError, match=r"software.attention flash3: .* would do"):
+        RooflineCost(make_run(gpu="a100-80g-sxm", software={"attention": "flash3"}), straight(1))

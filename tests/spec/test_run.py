@@ -105,7 +105,7 @@ REFUSED_LAYOUTS = [
     (("layout.zero_group=4",), "must divide dp * cp, 2", "2 would do"),
     (("layout.fsdp=true", "layout.zero=1"), "zero 1", "zero 3 would do"),
     (("layout.precision=fp8", "cluster.name=dgx-a100"), "a100-80g-sxm multiplies", "one of these would do"),
-    (("software.attention=flash2", "cluster.name=dgx-b200"), "is not known", "cudnn or unfused would do"),
+    (("software.attention=flash3", "cluster.name=dgx-b200"), "is not known", "cudnn or flash2 or unfused would do"),
     (("model.positions=learned", "model.max_positions=64"), "learned positions for 64 tokens", ""),
 ]
 
