@@ -5,10 +5,6 @@ from parsim.spec import Rule, Run, check_rules
 __all__ = ["RULES", "check_priceable"]
 
 
-def _zero_2_pipeline(run: Run) -> bool:
-    return run.layout.zero == 2 and not run.layout.fsdp and run.layout.mesh.pp > 1
-
-
 def _grouped_experts(run: Run) -> bool:
     layout = run.layout
     return run.model.moe is not None and layout.zero_group not in (None, layout.mesh.dp * layout.mesh.cp)
@@ -27,8 +23,6 @@ RULES: tuple[Rule, ...] = (
     Rule("layout.sequence_parallel", _whole_tokens, "true with experts and tp"),
     Rule("software.routing", lambda run: run.software.routing == "token_drop", "balanced, learned or unknown"),
     Rule("layout.offload", lambda run: run.layout.offload is not None, "none"),
-    Rule("layout.zero", _zero_2_pipeline, "0, 1 or 3, or 2 with fsdp: true, in a pipeline"),
-    Rule("software.optimizer", lambda run: run.software.optimizer != "adam", "adam"),
     Rule("software.throttled", _blackwell_unthrottled, "true on Blackwell"),
 )
 

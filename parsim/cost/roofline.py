@@ -219,9 +219,10 @@ class RooflineCost:
     def _holdings(self, part: Part, ranks: tuple[int, ...]) -> Iterator[Holding]:
         """A part's weights by who holds the same ones, on all pipeline ranks that hold the part."""
         axes, stages, links = self._axes, self._stages, self._links
-        yield Holding(axes.data, stages.parameters(part), links.data_paths(ranks))
+        yield Holding(axes.data, stages.parameters(part), stages.orthogonalised_flops(part), links.data_paths(ranks))
         if axes.expert_data is not None and (experts := stages.parameters(part, experts=True)):
-            yield Holding(axes.expert_data, experts, links.expert_data_paths(ranks))
+            flops = stages.orthogonalised_flops(part, experts=True)
+            yield Holding(axes.expert_data, experts, flops, links.expert_data_paths(ranks))
 
     def _twin_ranks(self, stage: int) -> tuple[int, ...]:
         return tuple(sorted({self.placement.rank_of[twin] for twin in self.placement.twins(stage)}))

@@ -63,7 +63,7 @@ def axes_of(run: Run, expert_domains: int = 1) -> RunAxes:
     """The axes of `run`; `expert_domains`: NVLink domains that a group of ep stands on."""
     layout, mesh, word = run.layout, run.layout.mesh, run.layout.word_bytes
     zero, gradient = layout.zero_stage, run.software.gradient_bytes
-    whole = mesh.pp == 1  # a pipeline keeps what FSDP gathered for the whole step
+    whole = mesh.pp == 1  # a pipeline keeps what FSDP gathered for the whole step, and reduces gradients once
     holders = mesh.dp * mesh.cp
     sets = holders // layout.zero_group if layout.zero_group and zero >= 2 else 1
     cut = layout.sequence_parallel or run.software.framework in _CUT_MESSAGES
@@ -73,7 +73,7 @@ def axes_of(run: Run, expert_domains: int = 1) -> RunAxes:
         regather=layout.reshard_after_forward,
         gradient_bytes=gradient,
         word_bytes=word,
-        scattered=zero == 2,
+        scattered=zero == 2 and whole,
         ranks=holders,
         sets=sets,
         experts=False,

@@ -15,6 +15,7 @@ from parsim.axes.dp import DataAxis
 from parsim.cost.constants import Constants
 from parsim.cost.layer_segments import LayerSegments
 from parsim.cost.links import DataPaths, RunLinks
+from parsim.cost.optimizer import newton_schulz_flops
 from parsim.cost.run_axes import RunAxes
 from parsim.cost.segments import Block, Collective, Kernel, play
 from parsim.model.dims import Dim, Sizes
@@ -93,6 +94,12 @@ class StageSegments:
 
     def _parameters(self, kind: LayerKind, experts: bool) -> float:
         return matmul_parameters(layer_work(self._run.model, kind), self._sizes, experts)
+
+    def orthogonalised_flops(self, part: Part, experts: bool = False) -> float:
+        """FLOP that Muon takes for a part's matrices on one rank, or for those of its experts."""
+        predicted = (self._mtp,) * self._run.model.mtp_layers if part.last else ()
+        kinds = (*part.layers, *predicted)
+        return sum(newton_schulz_flops(layer_work(self._run.model, kind), self._sizes, experts) for kind in kinds)
 
     def _layers_of(self, part: Part, kind: Kind) -> Iterator[Block]:
         """The blocks of a part's layers, in the order of the pass."""

@@ -2,7 +2,7 @@
 
     reduce    = gradient bytes of the part over its data-parallel group, in buckets of 40 M elements
     gather    = 2 bytes a parameter (ZeRO-1 and 2)
-    optimizer = 1.3*30 bytes * params/shard / hbm_eff + gradient bytes/hbm_eff (norm, clip) + 38 ms a rank
+    optimizer = its step (see optimizer) + gradient bytes/hbm_eff (norm, clip) + 37 ms a rank
 
 How overlap maps to ops. A reduction starts when the last backward of its stage has ended, on a stream of its own.
 With dp_overlap most of it really runs beside that very backward, whose layers are ready one by one: REDUCE_GRAD
@@ -10,7 +10,8 @@ lasts max(0, reduce - 0.9 B), and what the backwards of a rank's other stages hi
 gather hides in the forwards of the next step's first micro-batches: what is left is part of STEP, and so is the
 contention of both, 0.13 (reduce + gather). Without dp_overlap nothing starts before the last backward of the rank:
 REDUCE_GRAD lasts nothing and STEP holds it all. With parameters cut by FSDP, or gradients by ZeRO-2, the micro-batches
-have reduced already; inside a pipeline FSDP gathers and scatters once a step, of which 0.36 shows.
+have reduced already; inside a pipeline FSDP gathers and scatters once a step, of which 0.36 shows, and ZeRO-2 reduces a
+stage's gradients once, after its last backward (MegaScale, arXiv:2402.15627, 3.2), as ZeRO-1 does.
 
 Experts are reduced over the ranks that hold the same ones, everything else over dp and cp.
 """
@@ -24,6 +25,7 @@ from parsim.axes.axis import Comm
 from parsim.axes.dp import DataAxis
 from parsim.cost.constants import Constants
 from parsim.cost.links import DataPaths
+from parsim.cost.optimizer import optimizer_seconds
 from parsim.cost.rates import Rates
 from parsim.network.price import Path, collective_seconds
 from parsim.spec import Run
@@ -53,10 +55,11 @@ def straggler_factor(gpus: int, constants: Constants) -> float:
 
 
 class Holding(NamedTuple):
-    """Weights of a stage on a rank, and the ranks that hold the same."""
+    """Weights of a stage on a rank, what Muon multiplies for them, and the ranks that hold the same."""
 
     axis: DataAxis
     parameters: float
+    orthogonalised_flops: float
     paths: DataPaths
 
 
@@ -95,8 +98,10 @@ def _optimizer(run: Run, held: Holding, rates: Rates, constants: Constants) -> f
     zero, parameters = run.layout.zero_stage, held.parameters
     shard = held.paths.inside.ranks if zero else 1
     kept = parameters / shard if zero >= 2 else parameters
-    traffic = constants.optimizer_overhead * constants.optimizer_bytes * parameters / shard
-    return (traffic + held.axis.gradient_bytes * kept) / rates.memory_bytes_per_s
+    updated = optimizer_seconds(
+        run.software.optimizer, parameters / shard, held.orthogonalised_flops / shard, rates, constants
+    )
+    return updated + held.axis.gradient_bytes * kept / rates.memory_bytes_per_s
 
 
 def _once(run: Run, held: Holding, constants: Constants) -> float:

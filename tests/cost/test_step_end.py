@@ -90,3 +90,36 @@ def test_stragglers_grow_with_the_logarithm_of_gpus() -> None:
     assert straggler_factor(1, FITTED) == straggler_factor(8, FITTED) == 1.0
     assert straggler_factor(96, FITTED) == pytest.approx(1 + FITTED.straggler * math.log2(12))
     assert straggler_factor(10_000, FITTED) == pytest.approx(1.07, abs=0.01)
+
+
+def test_each_optimizer_pays_for_the_bytes_it_moves(make_run: MakeRun) -> None:
+    """30 bytes a parameter for Adam, 42 for LAMB, 22 for momentum, 14 for SGD; the rest of the step is the same."""
+    names = ("sgd", "momentum", "adam", "lamb")
+    costs = [cost_of(make_run, mesh={"dp": 8}, software={"optimizer": name}) for name in names]
+    sgd, *others = (cost.exposed_seconds(STEP)["optimizer"] for cost in costs)
+    adam = others[1]
+    assert [(seconds - sgd) / (adam - sgd) for seconds in others] == pytest.approx([0.5, 1.0, 1.75])
+
+
+def test_muon_multiplies_each_matrix_of_a_layer_five_times_over(make_run: MakeRun) -> None:
+    """5 (4 m^2 n + 2 m^3) FLOP for a matrix of m <= n, at the speed of matmuls; cut states share the matrices out."""
+    plain = cost_of(make_run, mesh={"dp": 8}, software={"optimizer": "momentum"})
+    muon = cost_of(make_run, mesh={"dp": 8}, software={"optimizer": "muon"})
+    matrices = ((4096, 4096 + 2 * 1024), (4096, 4096), (4096, 2 * 14336), (4096, 14336))
+    flops = 8 * sum(5 * (4 * m**2 * n + 2 * m**3) for m, n in matrices)
+    rate = 989e12 * plain.run.cluster.node.gpu.efficiency.matmul["bf16"]
+    more = muon.exposed_seconds(STEP)["optimizer"] - plain.exposed_seconds(STEP)["optimizer"]
+    assert more == pytest.approx(flops / rate)
+    costs = [
+        cost_of(make_run, mesh={"dp": 8}, zero=1, software={"optimizer": name}).exposed_seconds(STEP)["optimizer"]
+        for name in ("momentum", "muon")
+    ]
+    assert costs[1] - costs[0] == pytest.approx(flops / rate / 8)
+
+
+def test_a_pipeline_reduces_cut_gradients_once_a_step(make_run: MakeRun) -> None:
+    """ZeRO-2 as MegaScale runs it: what ZeRO-1 pays, at the end of the step and not in every micro-batch."""
+    first, second = (cost_of(make_run, mesh={"dp": 4, "pp": 2}, zero=zero) for zero in (1, 2))
+    for slot in (REDUCE, Slot(Op(0, Kind.B, 0))):
+        assert first.seconds(slot) == pytest.approx(second.seconds(slot))
+    assert first.exposed_seconds(STEP)["dp"] == pytest.approx(second.exposed_seconds(STEP)["dp"])
