@@ -8,12 +8,11 @@ Every kind at sizes from 1 KiB to 16 GiB; an estimate is closed form, so the num
 
 import argparse
 import itertools
-import json
-import platform
 import sys
 import time
-from pathlib import Path
 from typing import Any
+
+from figures import deliver, machine, positive
 
 from parsim.network.calibration import Calibration, Measurement
 from parsim.network.estimate import KINDS, estimate
@@ -43,10 +42,18 @@ def measured(reach: Reach, rounds: int, calibration: Calibration | None = None) 
     }
 
 
+def _table(figures: dict[str, Any]) -> None:
+    for row in figures["rows"]:
+        sys.stdout.write(
+            f"{row['ranks']:6} ranks{', by a log' if row['calibrated'] else '':10}: {row['estimate_s'] * 1e6:7.1f} us "
+            f"an estimate, {row['slowest_kind']} {row['slowest_s'] * 1e6:.1f} us\n"
+        )
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=positive, default=20)
     parser.add_argument("--json", metavar="FILE", help="- for standard output")
     arguments = parser.parse_args()
     cluster = load_cluster(CLUSTER)
@@ -59,16 +66,7 @@ def main() -> None:
             for kind, size in itertools.product(KINDS, SIZES)
         ]
         rows.append(measured(reach, arguments.rounds, Calibration.of(log, reach)))
-    if arguments.json:
-        about = {"python": platform.python_version(), "machine": platform.machine(), "cluster": CLUSTER}
-        text = json.dumps({**about, "rows": rows}, indent=1)
-        sys.stdout.write(text + "\n") if arguments.json == "-" else Path(arguments.json).write_text(text + "\n")
-        return
-    for row in rows:
-        sys.stdout.write(
-            f"{row['ranks']:6} ranks{', by a log' if row['calibrated'] else '':10}: {row['estimate_s'] * 1e6:7.1f} us "
-            f"an estimate, {row['slowest_kind']} {row['slowest_s'] * 1e6:.1f} us\n"
-        )
+    deliver({**machine(), "cluster": CLUSTER, "rows": rows}, arguments.json, _table)
 
 
 if __name__ == "__main__":

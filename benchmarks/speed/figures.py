@@ -1,13 +1,14 @@
-"""What the speed benchmarks share: counts on the command line, and where the figures go."""
+"""What the speed benchmarks share: counts on the command line, what they ran on, and where the figures go."""
 
 import argparse
 import json
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["deliver", "positive"]
+__all__ = ["deliver", "machine", "positive"]
 
 
 def positive(text: str) -> int:
@@ -16,6 +17,11 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text}: at least 1")
     return value
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on."""
+    return {"python": platform.python_version(), "machine": platform.machine()}
 
 
 def deliver(figures: dict[str, Any], where: str | None, print_table: Callable[[dict[str, Any]], None]) -> None:

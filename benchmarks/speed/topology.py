@@ -8,15 +8,13 @@ networkx's bidirectional search for the fewest links over the same graph, on a f
 """
 
 import argparse
-import json
-import platform
 import random
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import networkx as nx
+from figures import deliver, machine, positive
 
 from parsim.network.build import build
 from parsim.network.routes import Router
@@ -56,28 +54,28 @@ def measured(name: str, nodes: int, pairs: int, searches: int) -> dict[str, Any]
     }
 
 
+def _table(figures: dict[str, Any]) -> None:
+    for row in figures["rows"]:
+        sys.stdout.write(
+            "{cluster:16} {gpus:6} GPUs {links:7} links: built in {build_s:5.2f} s, router {router_s:4.2f} s, a route "
+            "{route_first_us:5.1f} then {route_again_us:4.1f} us, networkx {networkx_us:8.1f} us "
+            "({times_networkx:.0f} times)\n".format(**row)
+        )
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clusters", nargs="*", default=CLUSTERS, help="name:nodes")
-    parser.add_argument("--pairs", type=int, default=50_000)
-    parser.add_argument("--searches", type=int, default=20, help="pairs that networkx searches")
+    parser.add_argument("--pairs", type=positive, default=50_000)
+    parser.add_argument("--searches", type=positive, default=20, help="pairs that networkx searches")
     parser.add_argument("--json", metavar="FILE", help="- for standard output")
     arguments = parser.parse_args()
     rows = []
     for entry in arguments.clusters:
         name, _, nodes = entry.partition(":")
         rows.append(measured(name, int(nodes or 64), arguments.pairs, arguments.searches))
-    if arguments.json:
-        text = json.dumps({"python": platform.python_version(), "machine": platform.machine(), "rows": rows}, indent=1)
-        sys.stdout.write(text + "\n") if arguments.json == "-" else Path(arguments.json).write_text(text + "\n")
-        return
-    for row in rows:
-        sys.stdout.write(
-            "{cluster:16} {gpus:6} GPUs {links:7} links: built in {build_s:5.2f} s, router {router_s:4.2f} s, a route "
-            "{route_first_us:5.1f} then {route_again_us:4.1f} us, networkx {networkx_us:8.1f} us "
-            "({times_networkx:.0f} times)\n".format(**row)
-        )
+    deliver({**machine(), "rows": rows}, arguments.json, _table)
 
 
 if __name__ == "__main__":
