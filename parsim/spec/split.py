@@ -11,7 +11,7 @@ from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from parsim.errors import LayoutError
 
-__all__ = ["SPLITS", "Split", "layers_of_parts"]
+__all__ = ["SPLITS", "Split", "layers_in_string", "layers_of_parts"]
 
 SPLITS = ("even", "ends_one_fewer", "balanced")
 _LONGEST = 100_000  # parts, or characters of a Megatron string once its repetitions are written out
@@ -82,7 +82,7 @@ def layers_of_parts(split: str | tuple[int, ...], layers: int, parts: int) -> tu
         if parts == 1:
             return (layers,)
         return (each + first, *(each + (part < inner) for part in range(parts - 2)), each + last)
-    counts = _counts(split) if isinstance(split, str) else split
+    counts = layers_in_string(split) if isinstance(split, str) else split
     if len(counts) != parts:
         raise LayoutError(f"layout.split names {len(counts)} parts, the schedule has {parts}; name {parts}")
     if sum(counts) != layers:
@@ -90,7 +90,8 @@ def layers_of_parts(split: str | tuple[int, ...], layers: int, parts: int) -> tu
     return counts
 
 
-def _counts(text: str) -> tuple[int, ...]:
+def layers_in_string(text: str) -> tuple[int, ...]:
+    """Layers of each part that a Megatron string names; ValueError if it breaks the grammar."""
     return tuple(part.count("t") for part in _spelled(text).split("|"))
 
 
