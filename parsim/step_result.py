@@ -10,6 +10,7 @@ from parsim.explanation.slowest import SlowestStage
 from parsim.explanation.waterfall import EXPOSED, Waterfall, peak_of
 from parsim.memory import RankMemory
 from parsim.metrics import BUBBLE_DEFINITIONS, Bubble
+from parsim.model.routing import routing_document
 from parsim.model.weights import active_parameters, parameters
 from parsim.plan import Plan
 from parsim.spec import Run
@@ -206,6 +207,8 @@ class StepResult:
             "warnings": list(self.warnings),
             "run": self.run.document(),
         }
+        if (routing := routing_document(self.run)) is not None:
+            document["routing"] = routing
         if len(self.step_times_s) > 1:
             ordered = sorted(self.step_times_s)
             document["steps"] = {

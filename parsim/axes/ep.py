@@ -10,9 +10,11 @@ the same in a backward. With P bytes of the tokens a rank has (P = word * T/tp *
                        distinct other domain, (N-1) (1 - (1-1/N)^k), where it is copied on
     allgather          every rank gathers the tokens of all, and the results are reduced and scattered
 
-Expected numbers hold for balanced routing. Where experts stand in groups of which a token may use g of G, its k experts
-are on the ranks and domains of g groups alone (DeepSeek's node-limited routing). Sources: GShard (2006.16668),
-DeepSeek-V3 (2412.19437, section 3.2.2) and its DeepEP library.
+Expected numbers hold for balanced routing. An exchange ends when the busiest rank has its rows: with uneven routing so
+many times the mean (`crowding`), and of copies that go once to a rank or domain no more than all tokens of all. Where
+experts stand in groups of which a token may use g of G, its k experts are on the ranks and domains of g groups alone
+(DeepSeek's node-limited routing). Sources: GShard (2006.16668), DeepSeek-V3 (2412.19437, section 3.2.2) and its DeepEP
+library.
 """
 
 from dataclasses import dataclass
@@ -34,7 +36,10 @@ def distinct(places: float, draws: float) -> float:
 
 @dataclass(frozen=True)
 class ExpertAxis:
-    """ep of a run: `degree` ranks on `domains` NVLink domains; a token goes to `topk` experts, cut by expert_tp."""
+    """ep of a run: `degree` ranks on `domains` NVLink domains; a token goes to `topk` experts, cut by expert_tp.
+
+    `crowding`: rows on the busiest rank over the even share, which sizes have; `domain_crowding`: of domains.
+    """
 
     degree: int
     topk: int
@@ -44,6 +49,8 @@ class ExpertAxis:
     word_bytes: int = 2
     groups: int = 1
     topk_groups: int = 1
+    crowding: float = 1.0
+    domain_crowding: float = 1.0
     name: str = "ep"
 
     @property
@@ -66,9 +73,10 @@ class ExpertAxis:
             kind: CollectiveKind = "all_gather" if forward == dispatch else "reduce_scatter"
             return Comm(kind, self.name, at, payload * self.degree, before)
         if self.dispatcher == "alltoall":
-            return Comm("all_to_all", self.name, at, payload * self.topk, before)
-        elsewhere = self._reached(self.domains) * (self.domains - 1) / self.domains
-        copies = self._reached(self.degree)
+            return Comm("all_to_all", self.name, at, payload * self.topk * self.crowding, before)
+        reached = min(self._reached(self.domains) * self.domain_crowding, self.domains)
+        elsewhere = reached * (self.domains - 1) / self.domains
+        copies = min(self._reached(self.degree) * self.crowding, self.degree)
         return Comm("all_to_all", self.name, at, payload * copies, before, across_bytes=payload * elsewhere)
 
     def _reached(self, places: int) -> float:

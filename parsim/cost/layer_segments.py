@@ -88,7 +88,12 @@ class LayerSegments:
         return _block(segments)
 
     def _comms(self, work: tuple[Work, ...], which: Pass) -> list[Comm]:
-        return [comm for axis in self._axes.inside for comm in axis.comms(work, self._sizes, which)]
+        sliced, busiest = self._axes.expert_tensor, self._axes.busiest(self._sizes)
+        return [
+            comm
+            for axis in self._axes.inside
+            for comm in axis.comms(work, busiest if axis is sliced else self._sizes, which)
+        ]
 
     def _beside(
         self, item: Work, comms: Iterable[Comm], kernels: list[Kernel], which: Pass, share: float = 1.0
@@ -135,7 +140,7 @@ class LayerSegments:
         if isinstance(item, AttentionCore):
             direction: Literal["F", "B"] = "F" if which == "F" else "B"
             return attention_flops(item, self._sizes, direction, self._rates, self._constants)
-        sizes = self._region(item)
+        sizes = self._axes.mean(self._sizes) if item.experts else self._region(item)
         return 2 * math.prod(shape(item, sizes, which)) * (sizes[Dim.EXPERTS] if item.experts else 1)
 
     def _seconds(self, item: Work, which: Pass) -> float:

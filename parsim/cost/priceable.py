@@ -21,7 +21,6 @@ def _blackwell_unthrottled(run: Run) -> bool:
 RULES: tuple[Rule, ...] = (
     Rule("layout.zero_group", _grouped_experts, "none with experts"),
     Rule("layout.sequence_parallel", _whole_tokens, "true with experts and tp"),
-    Rule("software.routing", lambda run: run.software.routing == "token_drop", "balanced, learned or unknown"),
     Rule("layout.offload", lambda run: run.layout.offload is not None, "none"),
     Rule("software.throttled", _blackwell_unthrottled, "true on Blackwell"),
 )

@@ -24,6 +24,7 @@ from parsim.cost.step_end import Holding, StepEnd, step_end, straggler_factor
 from parsim.errors import ScheduleError
 from parsim.model.dims import Sizes
 from parsim.model.layer import layer_kind
+from parsim.model.routing import routing_notes
 from parsim.network.estimate import Correction
 from parsim.plan.op import COMPUTE, Kind, Op, Slot
 from parsim.plan.placement import Placement
@@ -65,7 +66,7 @@ class RooflineCost:
         if ranks not in self._played:
             size = self._axes.pipeline.message(self._sizes).size_bytes
             self._played[ranks] = (
-                0.0 if ranks[0] == ranks[1] else self._links.message_seconds(*ranks, size, self.constants)
+                0.0 if ranks[0] == ranks[1] else self._links.message_seconds(*ranks, size)
             )
         delay: float = self._played[ranks]
         return delay
@@ -101,12 +102,14 @@ class RooflineCost:
         classes = {path.reach.kind for path in paths if path.reach is not None and path.ranks > 1}
         found |= {f"network.{name}": str(load_fabric_times(name).evidence["all"].grade) for name in sorted(classes)}
         found |= {"network.collectives": "calibrated"} if self.correction is not None else {}
+        if self.run.model.moe is not None and self.run.software.routing != "balanced":
+            found["routing.crowding"] = "assumed"
         return found | ({} if self.layers is None else self._asked().evidence)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know of measured kernels: how many of the run's there are, and which are not."""
-        return () if self.layers is None else (self._asked().note,)
+        """What a reader must know of the run's routing and of measured kernels: how many there are, which are not."""
+        return (*routing_notes(self.run), *(() if self.layers is None else (self._asked().note,)))
 
     @property
     def kernel_shapes(self) -> tuple[KernelShape, ...]:

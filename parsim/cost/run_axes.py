@@ -10,6 +10,7 @@ from parsim.axes.ep import ExpertAxis
 from parsim.axes.pp import PipelineAxis
 from parsim.axes.tp import TensorAxis
 from parsim.model.dims import Dim, Extent, Sizes, extent_dims, model_sizes, padded_vocab
+from parsim.model.routing import EVEN, Crowding, crowding_of
 from parsim.spec import Run
 
 __all__ = ["RunAxes", "axes_of"]
@@ -28,6 +29,7 @@ class RunAxes:
     expert: ExpertAxis | None = None
     expert_tensor: TensorAxis | None = None
     expert_data: DataAxis | None = None
+    crowding: Crowding = EVEN
 
     @property
     def inside(self) -> tuple[Axis, ...]:
@@ -44,11 +46,21 @@ class RunAxes:
 
     def region(self, sizes: Sizes, extent: Extent, experts: bool = False) -> Sizes:
         """Lengths for work over `extent` on one rank: with sequence parallelism tp cuts the tokens where it cuts no dim
-        (experts' tokens it never cuts: they were cut when they were sent).
+        (experts' tokens it never cuts: they were cut when they were sent; of those it is the busiest rank's).
         """
-        if experts or not self.tensor.sequence_parallel or extent_dims(extent) & self.tensor.cuts:
+        if experts:
+            return self.busiest(sizes)
+        if not self.tensor.sequence_parallel or extent_dims(extent) & self.tensor.cuts:
             return sizes
         return {**sizes, Dim.SEQ: sizes[Dim.SEQ] / self.tensor.degree}
+
+    def busiest(self, sizes: Sizes) -> Sizes:
+        """Lengths with the rows that experts have on the busiest rank, which sets the pace of all."""
+        return sizes if self.expert is None else _routed(sizes, self.expert.crowding)
+
+    def mean(self, sizes: Sizes) -> Sizes:
+        """Lengths with the rows that experts compute on the mean rank, dropped and padded ones accounted for."""
+        return _routed(sizes, self.crowding.computed)
 
     def sizes(self, run: Run) -> dict[Dim, float]:
         """Lengths on one rank, for one micro-batch."""
@@ -57,6 +69,10 @@ class RunAxes:
         whole[Dim.VOCAB] = padded_vocab(run.model.vocab, run.software.vocab_pad_multiple, layout.mesh.tp)
         axes: tuple[Axis, ...] = (*self.inside, *self.holders)
         return local_sizes(whole, axes, {Dim.KV: run.model.head_dim})
+
+
+def _routed(sizes: Sizes, share: float) -> Sizes:
+    return sizes if share == 1.0 else {**sizes, Dim.ROUTED: sizes[Dim.ROUTED] * share}
 
 
 def axes_of(run: Run, expert_domains: int = 1) -> RunAxes:
@@ -87,6 +103,7 @@ def axes_of(run: Run, expert_domains: int = 1) -> RunAxes:
     moe = run.model.moe
     if moe is None:
         return axes
+    crowding = crowding_of(run)
     return RunAxes(
         axes.tensor,
         axes.context,
@@ -101,6 +118,8 @@ def axes_of(run: Run, expert_domains: int = 1) -> RunAxes:
             word,
             moe.groups,
             moe.topk_groups,
+            crowding.busiest(layout.ep),
+            crowding.busiest(expert_domains),
         ),
         TensorAxis(layout.expert_tp, layout.sequence_parallel, word_bytes=word, name="expert_tp", experts=True),
         DataAxis(
@@ -112,4 +131,5 @@ def axes_of(run: Run, expert_domains: int = 1) -> RunAxes:
             scattered=data.scattered,
             experts=True,
         ),
+        crowding,
     )

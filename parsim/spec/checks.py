@@ -15,6 +15,7 @@ def check_run(model: ModelSpec, cluster: ClusterSpec, layout: Layout, software: 
     _check_tensor(model, layout)
     _check_sequence(model, layout, sequence)
     _check_experts(model, layout)
+    _check_routing(model, layout, software)
     _check_sharding(layout)
     if (
         layout.precision != "fp64"
@@ -101,6 +102,20 @@ def _check_experts(model: ModelSpec, layout: Layout) -> None:
         ways = f"ep {_near(legal, layout.ep)} would do" if legal else "expert_tp 1 would do"
         raise LayoutError(
             f"layout.ep {layout.ep} * expert_tp {layout.expert_tp}: must divide dp * cp * tp = {shared}; {ways}"
+        )
+
+
+def _check_routing(model: ModelSpec, layout: Layout, software: Software) -> None:
+    moe, skew = model.moe, software.router_skew
+    if moe is None:
+        if skew is not None or software.capacity_factor is not None:
+            field = "capacity_factor" if skew is None else "router_skew"
+            raise LayoutError(f"software.{field}: {model.name} has no experts to route to; without it the run is fine")
+        return
+    if skew is not None and skew.max_over_mean is not None and skew.max_over_mean > layout.ep:
+        raise LayoutError(
+            f"software.router_skew {skew.max_over_mean:g}: of ep {layout.ep} ranks the busiest has at most "
+            f"{layout.ep} times the mean; 1 to {layout.ep} would do"
         )
 
 

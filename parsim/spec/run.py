@@ -25,6 +25,8 @@ _ONLY_WITH_EXPERTS = {
     "software.moe_dispatcher",
     "software.routing",
 }
+_ONLY_UNBALANCED = {"software.router_skew", "software.balance_loss"}
+_ONLY_WITH_DROPPED_TOKENS = {"software.capacity_factor", "software.pad_to_capacity"}
 
 
 class Batch(Spec):
@@ -129,7 +131,10 @@ class Run(Spec):
     @property
     def assumed(self) -> tuple[str, ...]:
         """Dotted names of the switches that the run did not state and that could matter to it."""
+        routing = "balanced" if self.model.moe is None else self.software.routing
         skipped = set() if self.model.moe is not None else set(_ONLY_WITH_EXPERTS)
+        skipped |= _ONLY_UNBALANCED if routing == "balanced" else set()
+        skipped |= _ONLY_WITH_DROPPED_TOKENS if routing != "token_drop" else set()
         if self.layout.mesh.cp == 1:
             skipped.add("layout.cp_comm")
         if not self.layout.fsdp:

@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from parsim.spec.base import Count, Flag, Name, Spec
+from parsim.spec.router_skew import RouterSkew
 
 __all__ = ["PRESETS", "Attention", "Software"]
 
@@ -90,6 +91,15 @@ CudaGraphs = Annotated[
 ]
 
 
+def _routed(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was said, and the routing that a capacity or a skew implies."""
+    if "routing" in data:
+        return data
+    implied = {"capacity_factor": "token_drop", "router_skew": "learned", "balance_loss": "learned"}
+    found = next((routing for field, routing in implied.items() if data.get(field)), None)
+    return data if found is None else {**data, "routing": found}
+
+
 class Software(Spec):
     """The framework and its switches. Defaults are Megatron-core's in bf16; `framework` picks others (PRESETS)."""
 
@@ -122,6 +132,15 @@ class Software(Spec):
     ep_overlap: Flag = False
     moe_dispatcher: Literal["alltoall", "allgather", "deepep", "hybridep"] = "alltoall"
     routing: Literal["balanced", "learned", "token_drop", "unknown"] = "balanced"
+    """Learned if a skew is stated and this is not; token_drop if a capacity is."""
+    router_skew: RouterSkew | None = None
+    """None: every expert gets the mean."""
+    balance_loss: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    """The part of the skew that the router's auxiliary loss takes away; 1: all of it."""
+    capacity_factor: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
+    """token_drop: an expert takes ceil(this * k T / E) of a rank's T tokens and drops the others; None: 1."""
+    pad_to_capacity: Flag = True
+    """token_drop: experts with fewer tokens are filled up, so that every expert computes as many."""
     cuda_graphs: CudaGraphs = "none"
     deterministic_attention: Flag = False
     post_validation: Flag = False
@@ -135,6 +154,14 @@ class Software(Spec):
     """Which of the three memories the framework's log states."""
     memory_unit: Literal["GiB", "GB"] = "GiB"
     memory_rank: Literal["max", "last"] = "max"
+
+    @model_validator(mode="after")
+    def _consistent_routing(self) -> Self:
+        if self.routing == "balanced" and (self.router_skew is not None or self.balance_loss):
+            raise ValueError("routing balanced has no skew and needs no balance_loss; learned or token_drop would do")
+        if self.routing != "token_drop" and self.capacity_factor is not None:
+            raise ValueError(f"routing {self.routing} drops no tokens; token_drop has a capacity_factor")
+        return self
 
     @property
     def parameter_bytes(self) -> int:
@@ -159,6 +186,6 @@ class Software(Spec):
         data = {key: value for key, value in data.items() if value is not None or key in _MAY_BE_NONE}
         framework = data.get("framework", "megatron-core")
         preset = PRESETS.get(framework, {}) if isinstance(framework, str) else {}
-        software = handler({**preset, **data})
+        software = handler({**preset, **_routed(data)})
         software.model_fields_set.intersection_update(data)  # a preset is not what the user said
         return software

@@ -88,13 +88,6 @@ def test_row_31_what_is_computed_follows_k_and_what_is_stored_follows_the_expert
     assert active_parameters(more) < 1.01 * active_parameters(model(64, 8))
 
 
-def test_row_34_dropped_tokens_are_refused_and_not_guessed() -> None:
-    run = run_of(WIDE, {"dp": 8}, ep=8)
-    dropping = run.changed(software=run.software.model_copy(update={"routing": "token_drop"}))
-    with pytest.raises(LayoutError, match=r"software\.routing"):
-        RooflineCost(dropping, straight(1))
-
-
 @pytest.mark.parametrize("name", CARDS)
 def test_row_35_parameters_are_the_model_cards(name: str) -> None:
     model, (total, active) = load_model(name), CARDS[name]
