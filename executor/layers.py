@@ -9,7 +9,7 @@ from executor.device import Device
 from executor.gradients import Gradients
 from executor.groups import Groups
 from executor.job import Job
-from executor.model import cross_entropy, part_module
+from executor.model import PartModule, cross_entropy, part_module
 from executor.precision import autocast_dtype, gradient_dtype, master_dtype
 from executor.roles import Player
 from executor.stage import Stage
@@ -17,7 +17,7 @@ from parsim.axes.mesh import coordinates
 from parsim.plan import Placement
 from parsim.spec import Run
 
-__all__ = ["Feed", "build_stages"]
+__all__ = ["Feed", "build_stages", "stage_of"]
 
 
 class Feed:
@@ -45,6 +45,17 @@ class Feed:
         return self._made[self._chain_of[stage], mb][1]
 
 
+def stage_of(run: Run, module: PartModule) -> Stage:
+    """A part of the model as the run's micro-batches see it."""
+    return Stage(
+        module,
+        loss=cross_entropy if module.ends_last is not None else None,
+        scale=1.0 / (run.batch.global_batch_size // run.layout.micro_batch_size),
+        first=module.ends_first is not None,
+        autocast=autocast_dtype(run),
+    )
+
+
 def build_stages(
     run: Run, placement: Placement, stages: tuple[int, ...], groups: Groups, device: Device
 ) -> tuple[Mapping[int, Player], Gradients]:
@@ -62,17 +73,6 @@ def build_stages(
             module.share_embedding(holders[0])
         tied = holders[0].embedding if holders else None
     mesh = run.layout.mesh
-    microbatches = run.batch.global_batch_size // run.layout.micro_batch_size
-    players = {
-        stage: Stage(
-            module,
-            loss=cross_entropy if placement.after[stage] is None else None,
-            scale=1.0 / microbatches,
-            first=placement.before[stage] is None,
-            autocast=autocast_dtype(run),
-        )
-        for stage, module in modules.items()
-    }
     weights = Gradients(
         {stage: list(module.weights()) for stage, module in modules.items()},
         placement,
@@ -84,4 +84,4 @@ def build_stages(
         zero=run.layout.zero >= 1 and mesh.dp > 1,
         overlap=run.software.dp_overlap,
     )
-    return players, weights
+    return {stage: stage_of(run, module) for stage, module in modules.items()}, weights

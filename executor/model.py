@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from executor.attention import PLAIN, Kernels, attend, dropped, kernels_of
 from executor.initial import fill
 from executor.precision import parameter_dtype
 from executor.split_backward import cast, compute_dtype, embedding, linear
@@ -72,19 +73,29 @@ class _Weighted(nn.Module):
 class Layer(_Weighted):
     """One decoder layer: attention and MLP, each after its norm, added to what came in."""
 
-    def __init__(self, model: ModelSpec, layer: int, device: torch.device | str, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: ModelSpec,
+        layer: int,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        kernels: Kernels = PLAIN,
+    ) -> None:
         super().__init__(layer_weights(model, layer), device, dtype)
-        self._model = model
+        self._model, self._kernels = model, kernels
         is_windowed = model.sliding_window is not None and layer % model.sliding_window_every == 0
         self._window = model.sliding_window if is_windowed else None
         self.recomputes_core = False
 
     def forward(self, x: torch.Tensor, turn: Turn | None) -> torch.Tensor:
-        attended = self._attention(self.norm(x, "attention_norm"), turn)
+        attended = self._dropped(self._attention(self.norm(x, "attention_norm"), turn))
         if self._model.parallel_residual:
-            return x + attended + self._mlp(self.norm(x, "mlp_norm"))
+            return x + attended + self._dropped(self._mlp(self.norm(x, "mlp_norm")))
         x = x + attended
-        return x + self._mlp(self.norm(x, "mlp_norm"))
+        return x + self._dropped(self._mlp(self.norm(x, "mlp_norm")))
+
+    def _dropped(self, x: torch.Tensor) -> torch.Tensor:
+        return dropped(x, self._kernels.hidden_dropout)
 
     def _attention(self, x: torch.Tensor, turn: Turn | None) -> torch.Tensor:
         model = self._model
@@ -96,24 +107,13 @@ class Layer(_Weighted):
         if turn is not None:
             query, key = _rotated(query, turn), _rotated(key, turn)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        core = (query, key, value, self._window, self._kernels)
         if self.recomputes_core:
-            mixed = checkpoint(self._core, query, key, value, use_reentrant=False, preserve_rng_state=False)
+            keeps_chance = self._kernels.is_random
+            mixed = checkpoint(attend, *core, use_reentrant=False, preserve_rng_state=keeps_chance)
         else:
-            mixed = self._core(query, key, value)
+            mixed = attend(*core)
         return self.linear(mixed.transpose(1, 2).flatten(2), "proj")
-
-    def _core(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Causal attention of [b, heads, s, head_dim]; each of a group's queries sees the same key and value."""
-        groups = query.shape[1] // key.shape[1]
-        if groups > 1:
-            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        length = query.shape[2]
-        if self._window is None or self._window >= length:
-            return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        place = torch.arange(length, device=query.device)
-        behind = place[:, None] - place[None, :]
-        mask = (behind >= 0) & (behind < self._window)
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
     def _heads(self, x: torch.Tensor, heads: int) -> torch.Tensor:
         return x.unflatten(-1, (heads, self._model.head_dim))
@@ -157,11 +157,12 @@ class PartModule(nn.Module):
         last: bool,
         device: torch.device | str,
         dtype: torch.dtype,
+        kernels: Kernels = PLAIN,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.kernels = model, kernels
         self.first_layer = layers.start
-        self.layers = nn.ModuleList(Layer(model, layer, device, dtype) for layer in layers)
+        self.layers = nn.ModuleList(Layer(model, layer, device, dtype, kernels) for layer in layers)
         self.ends_first = _Weighted(embedding_weights(model), device, dtype) if first else None
         tied = embedding_weights(model)[:1] if last and model.tied_embeddings and not first else ()
         ends = (*final_norm_weights(model), *head_weights(model), *tied)
@@ -204,12 +205,13 @@ class PartModule(nn.Module):
             if self.model.positions == "learned":
                 places = torch.arange(tokens.shape[-1], device=tokens.device)
                 x = x + embedding(places, self.ends_first.weight("positions"))
+            x = dropped(x, self.kernels.hidden_dropout)
         turn = None
         if self.model.positions == "rope":
             turn = _rotation(x.shape[1], self.model.head_dim, x.device, compute_dtype(x))
         for index, layer in enumerate(self.layers):
-            if index < self._recomputed:  # nothing in a layer is random
-                x = checkpoint(layer, x, turn, use_reentrant=False, preserve_rng_state=False)
+            if index < self._recomputed:
+                x = checkpoint(layer, x, turn, use_reentrant=False, preserve_rng_state=self.kernels.is_random)
             else:
                 x = layer(x, turn)
         if self.ends_last is None:
@@ -242,6 +244,7 @@ def part_module(
         last=part == parts - 1,
         device=device,
         dtype=parameter_dtype(run) if dtype is None else dtype,
+        kernels=kernels_of(run),
     )
     if torch.device(device).type != "meta":
         for name, parameter in module.weights():

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 
 from executor.data import micro_batch
-from executor.model import cross_entropy, part_module
+from executor.layers import stage_of
+from executor.model import part_module
 from executor.optimizer import Master, Optimizer
-from executor.precision import autocast_dtype, gradient_dtype, master_dtype
-from executor.stage import Stage
+from executor.precision import gradient_dtype, master_dtype
 from parsim.spec import Run
 
 __all__ = ["Reference", "reference"]
@@ -29,7 +29,7 @@ def reference(run: Run, steps: int, learning_rate: float = 1e-3) -> Reference:
     cpu = torch.device("cpu")
     module = part_module(run, 0, 1, cpu)
     count = run.batch.global_batch_size // run.layout.micro_batch_size
-    stage = Stage(module, loss=cross_entropy, scale=1.0 / count, first=True, autocast=autocast_dtype(run))
+    stage = stage_of(run, module)
     named = dict(module.weights())
     sums = {name: torch.zeros(p.shape, dtype=gradient_dtype(run)) for name, p in named.items()}
     optimizer = Optimizer([Master(p.data, sums[name]) for name, p in named.items()], learning_rate, master_dtype(run))

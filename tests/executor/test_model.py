@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from executor.attention import Kernels
+from executor.initial import fill
 from executor.model import PartModule, cross_entropy, part_module
 from executor.split_backward import linear
 from parsim.errors import LayoutError
@@ -220,3 +222,47 @@ def test_models_that_it_cannot_build_are_refused_in_a_line(name: str, word: str)
     run = load_run("tiny-local").model_copy(update={"model": load_model(name)})
     with pytest.raises(LayoutError, match=rf"^model\.{word}: [^\n]+ would do$"):
         part_module(run, 0, 1, "meta")
+
+
+# --- kernels: scores made whole, and what is dropped
+
+
+@pytest.mark.parametrize("style", ["grouped", "gpt", "sliding window", "parallel residual"])
+def test_scores_made_whole_give_the_same(style: str) -> None:
+    model = model_of(style)
+    fused = part(model)
+    whole = PartModule(
+        model,
+        range(4),
+        first=True,
+        last=True,
+        device="cpu",
+        dtype=torch.float64,
+        kernels=Kernels(unfused_attention=True),
+    )
+    whole.load_state_dict(fused.state_dict())
+    for module in (fused, whole):
+        cross_entropy(module(tokens()), tokens(1)).backward()
+    torch.testing.assert_close(whole(tokens()), fused(tokens()), rtol=1e-11, atol=1e-12)
+    for name, gradient in gradients(fused).items():
+        torch.testing.assert_close(gradients(whole)[name], gradient, rtol=1e-9, atol=1e-11, msg=name)
+
+
+@pytest.mark.parametrize("mode", ["full", "selective"])
+@pytest.mark.parametrize("kernels", [Kernels(True, 0.3, 0.0), Kernels(hidden_dropout=0.3), Kernels(True, 0.2, 0.2)])
+def test_what_is_computed_again_drops_the_same(kernels: Kernels, mode: str) -> None:
+    """The same gradients as without recomputation, from the same seed; and other ones from another seed."""
+    module = PartModule(
+        model_of("gpt"), range(4), first=True, last=True, device="cpu", dtype=torch.float64, kernels=kernels
+    )
+    for name, parameter in module.weights():
+        fill(parameter, name, 5, 4)
+    found = []
+    for seed, recompute in ((1, "none"), (1, mode), (2, "none")):
+        module.recompute(recompute, 4)
+        module.zero_grad()
+        torch.manual_seed(seed)
+        cross_entropy(module(tokens()), tokens(1)).backward()
+        found.append(gradients(module)["layer1.mlp.up"])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-14)
+    assert not torch.allclose(found[2], found[0])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import executor.model
 from executor.memory import TensorCount
 from executor.model import Layer, PartModule, cross_entropy
 from executor.stage import Stage
@@ -263,18 +264,18 @@ def test_bf16_split_or_not_is_the_same(
 def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How often layers and core attentions were computed."""
     counted = {"layer": 0, "core": 0}
-    layer, core = Layer.forward, Layer._core
+    layer, core = Layer.forward, executor.model.attend
 
     def count_layer(self: Layer, *args: Any) -> torch.Tensor:
         counted["layer"] += 1
         return layer(self, *args)
 
-    def count_core(self: Layer, *args: Any) -> torch.Tensor:
+    def count_core(*args: Any) -> torch.Tensor:
         counted["core"] += 1
-        return core(self, *args)
+        return core(*args)
 
     monkeypatch.setattr(Layer, "forward", count_layer)
-    monkeypatch.setattr(Layer, "_core", count_core)
+    monkeypatch.setattr(executor.model, "attend", count_core)
     return counted
 
 
