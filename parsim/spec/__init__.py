@@ -4,13 +4,23 @@ from parsim.spec.cluster import ClusterSpec, FabricSpec, Tier
 from parsim.spec.evidence import Evidence, evidence_of
 from parsim.spec.gpu import Efficiency, GpuSpec
 from parsim.spec.layout import Layout, Mesh, Offload, RecomputeSpec
-from parsim.spec.load import load_cluster, load_gpu, load_model, load_node, load_run, run_from_document
+from parsim.spec.load import (
+    load_cluster,
+    load_gpu,
+    load_model,
+    load_node,
+    load_run,
+    load_search,
+    run_from_document,
+    search_from_document,
+)
 from parsim.spec.model import MlaSpec, ModelSpec, MoeSpec
 from parsim.spec.network import NetworkOverrides
 from parsim.spec.node import NodeSpec
 from parsim.spec.problem import validated
 from parsim.spec.rules import Rule, check_rules
 from parsim.spec.run import Batch, Run
+from parsim.spec.search import Search, Space
 from parsim.spec.software import Software
 
 __all__ = [
@@ -31,7 +41,9 @@ __all__ = [
     "RecomputeSpec",
     "Rule",
     "Run",
+    "Search",
     "Software",
+    "Space",
     "Tier",
     "check_rules",
     "evidence_of",
@@ -40,6 +52,8 @@ __all__ = [
     "load_model",
     "load_node",
     "load_run",
+    "load_search",
     "run_from_document",
+    "search_from_document",
     "validated",
 ]

@@ -15,9 +15,19 @@ from parsim.spec.node import NodeSpec
 from parsim.spec.overrides import merged, overridden
 from parsim.spec.problem import shown, validated
 from parsim.spec.run import Run
+from parsim.spec.search import Search
 from parsim.spec.yaml_reader import read_document
 
-__all__ = ["load_cluster", "load_gpu", "load_model", "load_node", "load_run", "run_from_document"]
+__all__ = [
+    "load_cluster",
+    "load_gpu",
+    "load_model",
+    "load_node",
+    "load_run",
+    "load_search",
+    "run_from_document",
+    "search_from_document",
+]
 
 Document = dict[str, Any]
 _SUFFIXES = (".yaml", ".yml", ".json")
@@ -43,6 +53,33 @@ def run_from_document(
     name: str = "run",
 ) -> Run:
     """The run that plain values spell; paths in it are relative to `folder`. Raises as `load_run`."""
+    return validated(Run, _values(document, folder, overrides, where, name), where)
+
+
+def load_search(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Search:
+    """The search in a file, or a bundled one, with overrides such as "space.tp=4" put in first. Raises SpecError."""
+    path = _path(path_or_name)
+    if path is None:
+        path = catalogue.path_of("searches", str(path_or_name))
+    document = read_document(path, "search")
+    return search_from_document(document, path.parent, overrides, where=str(path_or_name), name=path.stem)
+
+
+def search_from_document(
+    document: Mapping[str, Any],
+    folder: Path = Path(),
+    overrides: Sequence[str] = (),
+    where: str = "",
+    name: str = "search",
+) -> Search:
+    """The search that plain values spell; paths in it are relative to `folder`. Raises SpecError."""
+    return validated(Search, _values(document, folder, overrides, where, name), where)
+
+
+def _values(
+    document: Mapping[str, Any], folder: Path, overrides: Sequence[str], where: str, name: str
+) -> dict[str, Any]:
+    """A document with its overrides, and with the model and the cluster that it names."""
     values = {"name": name, **overridden(document, overrides)}
     try:
         if values.get("model") is not None:
@@ -51,7 +88,7 @@ def run_from_document(
             values["cluster"] = _cluster(values["cluster"], folder)
     except SpecError as error:
         raise SpecError(f"{where}: {error}" if where else str(error)) from None
-    return validated(Run, values, where)
+    return values
 
 
 def load_model(path_or_name: str | Path) -> ModelSpec:
