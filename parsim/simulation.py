@@ -14,6 +14,7 @@ from typing import Literal
 from parsim.axes.mesh import Coordinates, coordinates
 from parsim.cost import LayerTable, RooflineCost, StepCost
 from parsim.errors import LayoutError, SpecError
+from parsim.explanation.hidden import hidden_of
 from parsim.explanation.slowest import slowest_stage_of
 from parsim.explanation.waterfall import waterfall_of
 from parsim.memory import RankMemory, memory_of, memory_samples
@@ -177,6 +178,7 @@ def _read(
         memory_refusal=memory if isinstance(memory, str) else None,
         rows=tuple(_every_rank(run, played) if every_rank else map(_pipeline_rank, found.ranks)),
         waterfall=waterfall,
+        hidden=hidden_of(program.plan, cost, timeline),
         slowest_stage=slowest_stage_of(run, program.plan, cost),
         model_flops=model_flops(run.model, run.batch.sequence_length, run.batch.global_batch_size),
         step_times_s=times,

@@ -25,6 +25,11 @@ RESERVED_OVER_ALLOCATED = 1.05
 """What the caching allocator reserves per byte allocated: 1.03 to 1.09 on Megatron-core runs (evidence: fitted)."""
 
 
+HIDDEN_DEFINITION = (
+    "communication that ran beside compute, in its seconds at full speed, averaged over pipeline ranks; pp: messages"
+)
+
+
 @dataclass(frozen=True)
 class RankRow:
     """One line of the per-rank table: a pipeline rank, or one global rank of it where replicas were unfolded."""
@@ -49,6 +54,8 @@ class StepResult:
     memory: tuple[RankMemory, ...]
     rows: tuple[RankRow, ...]
     waterfall: Waterfall
+    hidden: tuple[Mapping[str, float], ...]
+    """Seconds of communication by axis that ran beside compute, of each pipeline rank."""
     slowest_stage: SlowestStage
     model_flops: float
     step_times_s: tuple[float, ...]
@@ -70,6 +77,12 @@ class StepResult:
         """Seconds of the step by cause, averaged over pipeline ranks; with `compute_s` they sum to `step_time_s`."""
         exposed = self.waterfall.exposed
         return {cause: exposed[cause] for cause in (*EXPOSED, *(name for name in exposed if name not in EXPOSED))}
+
+    @property
+    def hidden_s(self) -> dict[str, float]:
+        """Seconds of communication by axis that ran beside compute, averaged over pipeline ranks."""
+        axes = dict.fromkeys(axis for rank in self.hidden for axis in rank)
+        return {axis: sum(rank.get(axis, 0.0) for rank in self.hidden) / len(self.hidden) for axis in axes}
 
     @property
     def compute_s(self) -> float:
@@ -189,9 +202,10 @@ class StepResult:
             "flops": self.flops,
             "parameters": {"total": parameters(self.run.model), "active": active_parameters(self.run.model)},
             "bubble": self.bubble.document(),
-            "definitions": dict(BUBBLE_DEFINITIONS),
+            "definitions": {**BUBBLE_DEFINITIONS, "hidden_s": HIDDEN_DEFINITION},
             "compute_s": self.compute_s,
             "exposed_s": self.exposed_s,
+            "hidden_s": self.hidden_s,
             "waterfall": self.waterfall.document(),
             "waterfall_per_rank": self.waterfall.documents(),
             "slowest_stage": self.slowest_stage.document(),

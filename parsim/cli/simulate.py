@@ -25,6 +25,7 @@ __all__ = ["read_cost", "read_layers", "simulate_command"]
 
 _MOST_BARS = 64
 _MEAN = "Mean over pipeline ranks."
+_HIDDEN = f"{_MEAN} Hidden: communication that ran beside compute, on top of what shows; of the pipeline its messages."
 _MOST_STEPS = 10_000  # beyond it percentiles tell nothing new
 
 
@@ -154,7 +155,7 @@ def _drawing(result: StepResult, document: Mapping[str, Any]) -> Drawing:
             ("peak memory", *(("-", "not modelled") if peak is None else (format_bytes(peak), memory))),
         ],
         capacity_bytes=result.gpu_memory_bytes,
-        table=("Where the step goes", ("cause", "time", "share", "what it is"), _shares(result), _MEAN),
+        table=("Where the step goes", ("cause", "time", "share", "hidden", "what it is"), _shares(document), _HIDDEN),
         figures=lambda: _figures(result, document),
     )
 
@@ -196,16 +197,18 @@ def _figures(result: StepResult, document: Mapping[str, Any]) -> "list[Still]":
     return found
 
 
-def _shares(result: StepResult) -> list[tuple[str, str, str, str]]:
+def _shares(document: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
     from parsim.explanation.waterfall import CAUSES
+    from parsim.report.explanation_table import hidden_beside
 
     return [
         (
             row["cause"].replace("_", " "),
             format_seconds(row["seconds"]),
             f"{row['share']:.1%}",
+            format_seconds(hidden) if hidden else "",
             CAUSES.get(row["cause"], ""),
         )
-        for row in result.waterfall.document()
-        if row["seconds"]
+        for row in document["waterfall"]
+        if (hidden := hidden_beside(document, row["cause"])) or row["seconds"]
     ]

@@ -77,6 +77,12 @@ class RooflineCost:
         """The part of a slot's seconds by cause: axes whose communication shows, and the optimizer in STEP."""
         return self._slot(slot).exposed
 
+    def hidden_seconds(self, slot: Slot) -> Mapping[str, float]:
+        """Seconds of communication by axis that compute hides: inside an op, of REDUCE_GRAD in the backward of its
+        stage, of STEP in the forwards that follow.
+        """
+        return self._slot(slot).hidden
+
     def segments(self, slot: Slot) -> tuple[tuple[Block, ...], ...]:
         """The blocks of each op of a compute slot. ScheduleError for other ops: they have none."""
         for op in slot.ops:
@@ -201,8 +207,9 @@ class RooflineCost:
     def _end(self, op: Op) -> Played:
         end = self._step_end(op.stage)
         if op.kind is Kind.REDUCE_GRAD:
-            return Played(end.reduce_grad_s, {"dp": end.reduce_grad_s})
-        return Played(end.step_s, {"dp": end.data_parallel_s, "optimizer": end.optimizer_s})
+            return Played(end.reduce_grad_s, {"dp": end.reduce_grad_s}, {"dp": end.hidden_reduction_s})
+        shown = {"dp": end.data_parallel_s, "optimizer": end.optimizer_s}
+        return Played(end.step_s, shown, {"dp": end.hidden_gather_s})
 
     def _step_end(self, stage: int) -> StepEnd:
         part = self._part(stage)

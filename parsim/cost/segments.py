@@ -11,7 +11,7 @@ seconds beside y seconds of kernels takes max(x, y) + c * min(x, y). c is the co
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from parsim.axes.axis import CollectiveKind
@@ -62,21 +62,21 @@ Block = tuple[Segment, ...]
 @dataclass(frozen=True)
 class Played:
     """A duration, and the part of it by axis in which communication kept compute from its full speed:
-    seconds = time of all kernels + sum of exposed.
+    seconds = time of all kernels + sum of exposed. `hidden` is what of the communication ran beside kernels, in its
+    seconds at full speed: without contention the two are all of it.
     """
 
     seconds: float
     exposed: Mapping[str, float]
+    hidden: Mapping[str, float] = field(default_factory=dict)
 
     def __add__(self, other: "Played") -> "Played":
-        axes = {**self.exposed, **other.exposed}
-        return Played(
-            self.seconds + other.seconds,
-            {axis: self.exposed.get(axis, 0.0) + other.exposed.get(axis, 0.0) for axis in axes},
-        )
+        seconds = self.seconds + other.seconds
+        return Played(seconds, _sum(self.exposed, other.exposed), _sum(self.hidden, other.hidden))
 
-    def __mul__(self, times: int) -> "Played":
-        return Played(self.seconds * times, {axis: value * times for axis, value in self.exposed.items()})
+
+def _sum(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    return {axis: first.get(axis, 0.0) + second.get(axis, 0.0) for axis in {**first, **second}}
 
 
 def play(blocks: Sequence[Block]) -> Played:
@@ -208,12 +208,13 @@ def _goes_last(segment: Segment) -> bool:
 def _play(*ops: Sequence[Block]) -> Played:
     now = 0.0
     exposed: dict[str, float] = {}
+    hidden: dict[str, float] = {}
     streams = TwoStreams(ops)
     while True:
         compute, communication = streams.heads()
         heads = [head for head in (compute, communication) if head]
         if not heads:
-            return Played(now, exposed)
+            return Played(now, exposed, hidden)
         lasting = min(head.left for head in heads)
         slow = 1.0
         if communication:
@@ -222,6 +223,8 @@ def _play(*ops: Sequence[Block]) -> Played:
             slow += beside.contention if compute else 0.0
             shown = lasting * (slow - 1.0) if compute else lasting
             exposed[beside.axis] = exposed.get(beside.axis, 0.0) + shown
+            if compute:
+                hidden[beside.axis] = hidden.get(beside.axis, 0.0) + lasting
         now += lasting * slow
         for head in heads:
             head.left -= lasting

@@ -35,11 +35,15 @@ __all__ = ["Holding", "StepEnd", "step_end", "straggler_factor"]
 
 @dataclass(frozen=True)
 class StepEnd:
-    """Seconds of one stage at the end of a step: `reduce_grad` on the collective stream, the rest in STEP."""
+    """Seconds of one stage at the end of a step: `reduce_grad` on the collective stream, the rest in STEP; and what of
+    reduction and gather its own backward and forwards hide.
+    """
 
     reduce_grad_s: float
     data_parallel_s: float
     optimizer_s: float
+    hidden_reduction_s: float = 0.0
+    hidden_gather_s: float = 0.0
 
     @property
     def step_s(self) -> float:
@@ -81,17 +85,18 @@ def step_end(
     for held in holdings:
         optimizer += _optimizer(run, held, rates, constants)
         if run.layout.zero_stage == 3:
-            once += _once(run, held, constants)
+            once += _once(run, held)
         else:
             reduce += _reduce(run, held, constants)
             gather += _gather(run, held, constants)
     if run.layout.zero_stage == 3:
-        return StepEnd(0.0, once, optimizer)
+        return StepEnd(0.0, constants.fsdp_pipeline * once, optimizer, 0.0, (1 - constants.fsdp_pipeline) * once)
     if not run.software.dp_overlap:
         return StepEnd(0.0, reduce + gather, optimizer)
     hidden_reduce, hidden_gather = (constants.dp_window * window for window in window_s)
-    left = max(0.0, gather - hidden_gather) + constants.dp_contention * (reduce + gather)
-    return StepEnd(max(0.0, reduce - hidden_reduce), left, optimizer)
+    hidden_reduce, hidden_gather = min(reduce, hidden_reduce), min(gather, hidden_gather)
+    left = gather - hidden_gather + constants.dp_contention * (reduce + gather)
+    return StepEnd(reduce - hidden_reduce, left, optimizer, hidden_reduce, hidden_gather)
 
 
 def _optimizer(run: Run, held: Holding, rates: Rates, constants: Constants) -> float:
@@ -104,7 +109,7 @@ def _optimizer(run: Run, held: Holding, rates: Rates, constants: Constants) -> f
     return updated + held.axis.gradient_bytes * kept / rates.memory_bytes_per_s
 
 
-def _once(run: Run, held: Holding, constants: Constants) -> float:
+def _once(run: Run, held: Holding) -> float:
     """FSDP inside a pipeline: one gather and one scatter a step, of which a share shows."""
     axis, paths = held.axis, held.paths
     if run.layout.mesh.pp == 1 or paths.whole.ranks == 1:
@@ -114,7 +119,7 @@ def _once(run: Run, held: Holding, constants: Constants) -> float:
     if axis.sets > 1:
         shares = axis.reduction(held.parameters / paths.inside.ranks, scattered=False)
         seconds += collective_seconds(shares.kind, shares.size_bytes, paths.across)
-    return constants.fsdp_pipeline * seconds
+    return seconds
 
 
 def _reduce(run: Run, held: Holding, constants: Constants) -> float:

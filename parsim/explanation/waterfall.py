@@ -64,6 +64,10 @@ class Segmented(Protocol):
         """The blocks of each op of a compute slot."""
         ...
 
+    def hidden_seconds(self, slot: Slot) -> Mapping[str, float]:
+        """Seconds of communication by axis that compute hides."""
+        ...
+
 
 @dataclass(frozen=True)
 class Waterfall:

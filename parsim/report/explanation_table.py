@@ -1,6 +1,6 @@
 """Tables of explanations for the terminal: the waterfall, FLOP with their conventions, a token budget, scaling laws."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from parsim.report.columns import open_console, pairs, print_table
@@ -9,37 +9,47 @@ from parsim.units import format_seconds
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["budget_lines", "flop_lines", "print_scaling", "print_waterfall"]
+__all__ = ["budget_lines", "flop_lines", "hidden_beside", "print_scaling", "print_waterfall"]
 
 _LEAST = 5e-6  # of the step: less is not listed
 
 
-def print_waterfall(console: "Console", rows: Sequence[Mapping[str, Any]], slowest: Mapping[str, Any] | None) -> None:
-    """From ideal compute to the step, cause by cause, and the slowest stage."""
+def print_waterfall(console: "Console", document: Mapping[str, Any]) -> None:
+    """From ideal compute to the step, cause by cause, what compute hides of each, and the slowest stage."""
     from parsim.explanation.waterfall import CAUSES
 
     reached, lines = 0.0, []
-    for row in rows:
+    step, slowest = document["step_time_s"], document.get("slowest_stage")
+    for row in document["waterfall"]:
         reached += row["seconds"]
-        if abs(row["share"]) > _LEAST:
+        hidden = hidden_beside(document, row["cause"])
+        if max(abs(row["seconds"]), hidden) > _LEAST * step:
             lines.append(
                 [
                     row["cause"].replace("_", " "),
                     format_seconds(row["seconds"]),
                     f"{row['share']:.1%}",
                     format_seconds(reached),
+                    format_seconds(hidden) if hidden else "",
                     CAUSES.get(row["cause"], "communication that nothing hides"),
                 ]
             )
     print_table(
         console,
-        ["where the step goes", "time", "of the step", "so far", "what it is"],
+        ["where the step goes", "time", "of the step", "so far", "hidden", "what it is"],
         lines,
-        "from ideal compute to the step, averaged over pipeline ranks; --json has each rank's",
+        "from ideal compute to the step, averaged over pipeline ranks; --json has each rank's. Hidden: communication "
+        "that ran beside compute, on top of what shows; of the pipeline its messages",
         words=1,
     )
     if slowest is not None:
         console.print(f"slowest: {slowest['text']}\n", markup=False)
+
+
+def hidden_beside(document: Mapping[str, Any], cause: str) -> float:
+    """Seconds of communication that compute hides, of the row of a waterfall where the rest of it shows."""
+    seconds: float = document.get("hidden_s", {}).get("pp" if cause == "pipeline" else cause, 0.0)
+    return seconds
 
 
 def flop_lines(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

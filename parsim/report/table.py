@@ -111,7 +111,7 @@ def print_simulation(document: Mapping[str, Any], console: "Console | None" = No
         console.print("\ntoken budget", style="bold")
         pairs(console, budget_lines(document["budget"]))
     if document.get("waterfall"):
-        print_waterfall(console, document["waterfall"], document.get("slowest_stage"))
+        print_waterfall(console, document)
     else:
         _print_shares(console, document)
     _ranks(console, document["per_rank"], step)

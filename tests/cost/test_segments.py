@@ -32,6 +32,17 @@ def test_an_op_lasts_its_kernels_and_what_communication_shows(op: list[Block]) -
     assert kernel_work(op) * (1 - 1e-12) <= played.seconds <= work(op) * (1 + 1e-12) + 1e-12
 
 
+@given(blocks)
+def test_communication_shows_or_is_hidden(op: list[Block]) -> None:
+    """Without contention the two are all of it; with it, what is hidden is no more than the kernels last."""
+    calm = [tuple(s._replace(contention=0.0) if isinstance(s, Collective) else s for s in block) for block in op]
+    played = play(calm)
+    for axis in {*played.exposed, *played.hidden}:
+        whole = sum(s.seconds for block in op for s in block if isinstance(s, Collective) and s.axis == axis)
+        assert played.exposed.get(axis, 0.0) + played.hidden.get(axis, 0.0) == pytest.approx(whole)
+    assert sum(play(op).hidden.values()) <= kernel_work(op) + 1e-9
+
+
 @settings(max_examples=400)
 @given(blocks, blocks)
 def test_a_pair_takes_at_least_each_alone_and_at_most_both_in_turn(first: list[Block], second: list[Block]) -> None:
