@@ -46,6 +46,7 @@ __all__ = [
     "Space",
     "Tier",
     "check_rules",
+    "cluster_from_document",
     "evidence_of",
     "load_cluster",
     "load_gpu",

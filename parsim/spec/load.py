@@ -101,6 +101,11 @@ def load_cluster(path_or_name: str | Path) -> ClusterSpec:
     return validated(ClusterSpec, _cluster(str(path_or_name), Path()), _where(path_or_name))
 
 
+def cluster_from_document(value: object, folder: Path = Path()) -> ClusterSpec:
+    """The cluster that a run's `cluster:` spells: a name, a path relative to `folder`, or fields. Raises SpecError."""
+    return validated(ClusterSpec, _cluster(value, folder), "")
+
+
 def load_node(name: str) -> NodeSpec:
     """A bundled node. Raises SpecError."""
     return validated(NodeSpec, _node(name, Path()), name)
