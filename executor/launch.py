@@ -129,7 +129,9 @@ def _signals_held_back() -> Iterator[None]:
     """
     heard: list[int] = []
     try:
-        before = {number: signal.signal(number, lambda n, _: heard.append(n)) for number in _ENDING}
+        # What is ignored, as in the background of a script, is not heard here either.
+        ours = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, lambda n, _: heard.append(n)) for number in ours}
     except ValueError:  # not the main thread: signals do not come here
         yield
         return

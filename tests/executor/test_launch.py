@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from executor import launch as launch_module
 from executor.board import Phase, State, host_name, row_of, row_of_process, shared_row
 from executor.errors import RunFailed
 from executor.launch import launch
@@ -293,3 +294,25 @@ def test_the_judge_is_patient_with_what_is_normal() -> None:
     idle = Seen(row_of([-1, 0, time.monotonic_ns() - int(3e9)]))
     assert verdict([idle, idle], LABELS, limits) is None, "set-up may take longer than an op"
     assert verdict([Seen(idle.row, life="dead", exit_code=0)], LABELS, limits) is not None
+
+
+@pytest.mark.parametrize("is_ignored", [True, False])
+def test_an_ignored_ctrl_c_stays_ignored_while_ranks_start(is_ignored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script's background processes ignore Ctrl-C by inheritance; the others hear it once the ranks are booked."""
+    ready = launch_module._ensure_forkserver
+
+    def interrupted() -> None:
+        ready()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(launch_module, "_ensure_forkserver", interrupted)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if is_ignored else signal.default_int_handler)
+    try:
+        if is_ignored:
+            assert len(launch(nothing, None, 1) or []) == 1
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                launch(nothing, None, 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
