@@ -5,6 +5,7 @@ from parsim.spec.evidence import Evidence, evidence_of
 from parsim.spec.gpu import Efficiency, GpuSpec
 from parsim.spec.layout import Layout, Mesh, Offload, RecomputeSpec
 from parsim.spec.load import (
+    cluster_from_document,
     load_cluster,
     load_gpu,
     load_model,
