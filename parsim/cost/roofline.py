@@ -20,7 +20,7 @@ from parsim.cost.rates import Rates, layer_rates_of, rates_of
 from parsim.cost.run_axes import RunAxes, axes_of
 from parsim.cost.segments import Block, Played, play, play_pair
 from parsim.cost.stage import Part, StageSegments
-from parsim.cost.step_end import Holding, StepEnd, step_end, straggler_factor
+from parsim.cost.step_end import EndWork, Holding, StepEnd, end_work, straggler_factor
 from parsim.errors import ScheduleError
 from parsim.model.dims import Sizes
 from parsim.model.layer import layer_kind
@@ -90,6 +90,12 @@ class RooflineCost:
                 raise ScheduleError(f"{op} has no segments: only F, B, I and W have")
         stages = self._stages if slot.second is None else self._paired_stages
         return tuple(stages.blocks(self._part(op.stage), op.kind) for op in slot.ops)
+
+    def end_work(self, stage: int) -> EndWork:
+        """What a stage has to do once a step, whatever hides it."""
+        holdings = list(self._holdings(self._part(stage), self._twin_ranks(stage)))
+        on_rank = len(self.placement.stages_of(self.placement.rank_of[stage]))
+        return end_work(self.run, holdings, on_rank, self._rates, self.constants)
 
     @property
     def straggler(self) -> float:
@@ -221,8 +227,7 @@ class RooflineCost:
             in_flight = min(self.run.layout.mesh.pp, self.run.microbatches)
             # A rank's stages share the forwards that hide their gathers: each has its part of them.
             window = backward, forward * ((on_rank - 1) * in_flight + 1) / on_rank
-            holdings = list(self._holdings(part, self._twin_ranks(stage)))
-            self._played[key] = step_end(self.run, holdings, window, on_rank, self._rates, self.constants)
+            self._played[key] = self.end_work(stage).end(self.run.software.dp_overlap, window)
         end: StepEnd = self._played[key]
         return end
 

@@ -30,7 +30,7 @@ from parsim.cost.rates import Rates
 from parsim.network.price import Path, collective_seconds
 from parsim.spec import Run
 
-__all__ = ["Holding", "StepEnd", "step_end", "straggler_factor"]
+__all__ = ["EndWork", "Holding", "StepEnd", "end_work", "straggler_factor"]
 
 
 @dataclass(frozen=True)
@@ -67,19 +67,36 @@ class Holding(NamedTuple):
     paths: DataPaths
 
 
-def step_end(
-    run: Run,
-    holdings: Sequence[Holding],
-    window_s: tuple[float, float],
-    stages_on_rank: int,
-    rates: Rates,
-    constants: Constants,
-) -> StepEnd:
-    """The end of a step for a stage that holds `holdings`: everyone's weights, and those of its experts.
-
-    `window_s`: what can hide a reduction (the stage's own backward), and a gather (its forwards in the first
-    micro-batches).
+@dataclass(frozen=True)
+class EndWork:
+    """What a stage has to do once a step, whatever hides it: seconds of reduction, gather, FSDP's gather and scatter
+    inside a pipeline (`once`), and the optimizer.
     """
+
+    reduce_s: float
+    gather_s: float
+    once_s: float
+    optimizer_s: float
+    constants: Constants
+
+    def end(self, overlap: bool, window_s: tuple[float, float]) -> StepEnd:
+        """The end of a step. `window_s`: what can hide a reduction (the stage's own backward), and a gather (its
+        forwards in the first micro-batches).
+        """
+        constants = self.constants
+        once, optimizer = self.once_s, self.optimizer_s
+        if once:
+            return StepEnd(0.0, constants.fsdp_pipeline * once, optimizer, 0.0, (1 - constants.fsdp_pipeline) * once)
+        if not overlap:
+            return StepEnd(0.0, self.reduce_s + self.gather_s, optimizer)
+        hidden_reduce, hidden_gather = (constants.dp_window * window for window in window_s)
+        hidden_reduce, hidden_gather = min(self.reduce_s, hidden_reduce), min(self.gather_s, hidden_gather)
+        left = self.gather_s - hidden_gather + constants.dp_contention * (self.reduce_s + self.gather_s)
+        return StepEnd(self.reduce_s - hidden_reduce, left, optimizer, hidden_reduce, hidden_gather)
+
+
+def end_work(run: Run, holdings: Sequence[Holding], stages_on_rank: int, rates: Rates, constants: Constants) -> EndWork:
+    """The work of a stage that holds `holdings`: everyone's weights, and those of its experts."""
     optimizer = constants.step_s / stages_on_rank
     once = reduce = gather = 0.0
     for held in holdings:
@@ -89,14 +106,7 @@ def step_end(
         else:
             reduce += _reduce(run, held, constants)
             gather += _gather(run, held, constants)
-    if run.layout.zero_stage == 3:
-        return StepEnd(0.0, constants.fsdp_pipeline * once, optimizer, 0.0, (1 - constants.fsdp_pipeline) * once)
-    if not run.software.dp_overlap:
-        return StepEnd(0.0, reduce + gather, optimizer)
-    hidden_reduce, hidden_gather = (constants.dp_window * window for window in window_s)
-    hidden_reduce, hidden_gather = min(reduce, hidden_reduce), min(gather, hidden_gather)
-    left = gather - hidden_gather + constants.dp_contention * (reduce + gather)
-    return StepEnd(reduce - hidden_reduce, left, optimizer, hidden_reduce, hidden_gather)
+    return EndWork(reduce, gather, once, optimizer, constants)
 
 
 def _optimizer(run: Run, held: Holding, rates: Rates, constants: Constants) -> float:
