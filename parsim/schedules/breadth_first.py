@@ -28,6 +28,7 @@ SCHEDULE = Schedule(
     placement=looped,
     orders=_orders,
     peak_activations=lambda pp, m, v, rank: m * v,
+    period=lambda pp, m, v: None,  # backwards run from the last micro-batch to the first
     legal_stages=ANY,
     default_stages=2,
 )

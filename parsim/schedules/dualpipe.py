@@ -85,6 +85,7 @@ SCHEDULES = (
         placement=lambda pp, v: mirrored(pp),
         orders=_both_ways,
         peak_activations=lambda pp, m, v, rank: pp + 1,
+        period=lambda pp, m, v: 2,  # one in each direction
         backward="mixed",
         # A rank holds two stages, instances of two parts that the mirror rank holds too. Counted as parts it is one
         # a rank; both counts name the same plan.

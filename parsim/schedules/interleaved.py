@@ -68,6 +68,13 @@ def _interleaved_zero_bubble_peak(pp: int, m: int, v: int, rank: int) -> int:
     return min(m * v, (v - 1) * _group(pp, m, None) + pp)
 
 
+def _period(pp: int, m: int, v: int, group_size: int | None = None) -> int | None:
+    """A group; where its size depends on m, plans do not repeat."""
+    if group_size is not None:
+        return group_size
+    return pp if m % pp == 0 else None
+
+
 def _equal_rounds(size: Size) -> bool:
     return "group_size" in size.options or size.microbatches % _rounds(size.pp, size.microbatches) == 0
 
@@ -100,6 +107,7 @@ SCHEDULES = (
         placement=looped,
         orders=_interleaved,
         peak_activations=_interleaved_peak,
+        period=_period,
         legal_stages=ANY,
         default_stages=2,
         rules=(_WHOLE_GROUP, _ROUNDS, _SHORT_LAST_GROUP),
@@ -111,6 +119,7 @@ SCHEDULES = (
         placement=looped,
         orders=_interleaved_zero_bubble,
         peak_activations=_interleaved_zero_bubble_peak,
+        period=_period,
         backward="split",
         legal_stages=ANY,
         default_stages=2,

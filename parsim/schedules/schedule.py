@@ -86,8 +86,10 @@ class Schedule:
     `backward` is "full" (B), "split" (I then W) or "mixed" (B where nothing is gained by splitting). `legal_stages`
     are the legal stages per rank. `rules` come on top of those that hold for every schedule.
     `peak_activations(p, m, v, rank, **options)` is the most stage-activations the rank holds at once, each from its F
-    to its B (or W), in closed form; None where none is known. Options are whole numbers but for those that are
-    `fractional`. Where the orders are `timed` they also take `timing`, a Timing of the placement's stages or None.
+    to its B (or W), in closed form; None where none is known. `period(p, m, v, **options)` is how many micro-batches
+    more give the same plan with its steady blocks played once more (where it has such blocks); None where plans do not
+    repeat. Options are whole numbers but for those that are `fractional`. Where the orders are `timed` they also take
+    `timing`, a Timing of the placement's stages or None.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Schedule:
     fractional: tuple[str, ...] = ()
     timed: bool = False
     peak_activations: Callable[..., int] | None = None
+    period: Callable[..., int | None] = lambda pp, m, v: 1
 
     def check(self, size: Size) -> None:
         """Raise ScheduleError (rule, numbers, nearest legal values) unless the schedule is defined at `size`."""

@@ -63,6 +63,7 @@ SCHEDULE = Schedule(
     paper="Zero Bubble Pipeline Parallelism (3.1, ZB-1p and ZB-2p), arXiv:2401.10241",
     placement=lambda pp, v: straight(pp),
     orders=_orders,
+    period=lambda pp, m, v, **options: None,  # it depends on times
     backward="split",
     rules=(
         Rule(

@@ -19,7 +19,7 @@ from parsim.cost.segments import Block, Collective, TwoStreams, play, play_pair
 from parsim.errors import ScheduleError
 from parsim.network.traffic import Traffic, Use
 from parsim.plan.op import Slot
-from parsim.sim.longest_path import lanes_of
+from parsim.sim.levels import lanes_of
 from parsim.sim.played import Played
 from parsim.sim.prices import Floats, Prices, row_seconds
 from parsim.sim.program import COLLECTIVE, COMPUTE, Program

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from parsim.sim.longest_path import lanes_of
+from parsim.sim.levels import lanes_of
 from parsim.sim.played import Played
 from parsim.sim.prices import Floats, Prices, row_delays, row_seconds
 from parsim.sim.program import COLLECTIVE, COMPUTE, Program

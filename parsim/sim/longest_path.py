@@ -4,16 +4,14 @@ For few lanes a plain loop over the rows, for many a handful of array operations
 numbers; a level of arrays costs about as much as fifty rows of the loop, whatever it holds.
 """
 
-from itertools import pairwise
-
 import numpy as np
 
-from parsim.errors import ScheduleError
+from parsim.sim.levels import Levels, lanes_of
 from parsim.sim.played import Played
-from parsim.sim.prices import Floats, Prices, duration_table, row_delays, row_seconds
+from parsim.sim.prices import Floats, Prices, row_delays, row_seconds
 from parsim.sim.program import Program
 
-__all__ = ["lanes_of", "play", "play_levels", "play_rows"]
+__all__ = ["play", "play_levels", "play_rows"]
 
 _ROWS_PER_LEVEL = 50.0  # times lanes: below it the loop is faster
 
@@ -28,25 +26,6 @@ def play(program: Program, prices: Prices, multipliers: Floats | None = None, jo
     if join == 1 and program.rows * lanes < _ROWS_PER_LEVEL * program.levels:
         return play_rows(program, prices, multipliers)
     return play_levels(program, prices, multipliers, join)
-
-
-def lanes_of(program: Program, prices: Prices, multipliers: Floats | None, join: int) -> int:
-    """How many lanes these make. ScheduleError unless shapes agree and `join` divides the lanes."""
-    if len(prices.durations) != len(program.priced) or len(prices.delays) != len(program.boundaries) + 1:
-        raise ScheduleError(
-            f"prices of {len(prices.durations)} slots and {len(prices.delays)} delays: "
-            f"the program has {len(program.priced)} and {len(program.boundaries) + 1}"
-        )
-    lanes = prices.lanes
-    if multipliers is not None:
-        if multipliers.ndim != 2 or len(multipliers) != program.rows:
-            raise ScheduleError(f"multipliers of shape {multipliers.shape}: the program has {program.rows} rows")
-        if lanes not in (1, multipliers.shape[1]):
-            raise ScheduleError(f"multipliers of {multipliers.shape[1]} lanes for prices of {lanes}; 1 or as many")
-        lanes = multipliers.shape[1]
-    if join < 1 or lanes % join:
-        raise ScheduleError(f"join {join}: must divide the {lanes} lanes")
-    return lanes
 
 
 def play_rows(program: Program, prices: Prices, multipliers: Floats | None = None) -> Played:
@@ -76,31 +55,6 @@ def play_rows(program: Program, prices: Prices, multipliers: Floats | None = Non
 
 def play_levels(program: Program, prices: Prices, multipliers: Floats | None = None, join: int = 1) -> Played:
     """The array form: all lanes together, level by level."""
-    lanes = lanes_of(program, prices, multipliers, join)
-    table, delays = duration_table(program, prices), prices.delays
-    one_price = prices.lanes == 1
-    if one_price:  # a column of numbers by row, instead of a row of lanes by duration
-        row_table = table.reshape(len(table), -1)[program.duration]
-        row_delay = delays.reshape(len(delays), -1)[program.edge]
-    joined = np.split(program.reductions, np.searchsorted(program.reductions, program.cuts[1:-1]))
-    widest = int(np.diff(program.cuts).max(initial=0))
-    arrival_of, delay_of = np.empty((widest, lanes)), np.empty((widest, lanes))
-    ends = np.zeros((program.rows + 1, lanes))
-    for level, (a, b) in enumerate(pairwise(program.cuts.tolist())):
-        played, ready = ends[: a + 1], ends[a + 1 : b + 1]  # apart, so that take writes straight into the rows
-        arrival, scratch = arrival_of[: b - a], delay_of[: b - a]
-        played.take(program.prev[a:b], 0, ready, "clip")  # mode clip: with an out, take would else copy it
-        for number, (dep, edge) in enumerate(zip(program.dep, program.edge, strict=True)):
-            played.take(dep[a:b], 0, arrival, "clip")
-            if one_price:
-                arrival += row_delay[number, a:b]
-            else:
-                arrival += delays.take(edge[a:b], 0, scratch, "clip")
-            np.maximum(ready, arrival, out=ready)
-        if join > 1 and len(joined[level]):
-            rows = joined[level] - a
-            groups = ready[rows].reshape(len(rows), lanes // join, join)
-            ready[rows] = np.repeat(groups.max(axis=2), join, axis=1)
-        seconds = row_table[a:b] if one_price else table.take(program.duration[a:b], 0, scratch, "clip")
-        ready += seconds if multipliers is None else seconds * multipliers[a:b]
-    return Played(program, prices, ends, multipliers, join)
+    levels = Levels(program, prices, multipliers, join)
+    levels.advance(1, program.rows + 1)
+    return Played(program, prices, levels.ends, multipliers, join)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from parsim.cost.cost import Cost
 from parsim.errors import ScheduleError
-from parsim.sim.program import Program
+from parsim.sim.program import Index, Program
 
 __all__ = ["Floats", "Prices", "duration_table", "prices", "row_delays", "row_seconds", "stack"]
 
@@ -31,6 +31,11 @@ class Prices:
     def lanes(self) -> int:
         """How many cost vectors stand side by side."""
         return 1 if self.durations.ndim == 1 else self.durations.shape[1]
+
+    def part(self, lanes: slice | Index) -> "Prices":
+        """Some of the lanes: a slice of them, or their numbers."""
+        durations, delays = (column.reshape(len(column), -1) for column in (self.durations, self.delays))
+        return Prices(np.ascontiguousarray(durations[:, lanes]), np.ascontiguousarray(delays[:, lanes]))
 
 
 def prices(program: Program, cost: Cost) -> Prices:

@@ -87,6 +87,14 @@ class Program:
         return np.flatnonzero(self.stream == COLLECTIVE)
 
     @cached_property
+    def inputs(self) -> tuple[int, ...]:
+        """The most inputs of a row of each level beyond the one before it: what the level need not read is left out."""
+        if not len(self.dep):
+            return (0,) * self.levels
+        used = np.where(self.dep > 0, np.arange(1, len(self.dep) + 1)[:, None], 0).max(axis=0)
+        return tuple(np.maximum.reduceat(used, self.cuts[:-1]).tolist())
+
+    @cached_property
     def lines(self) -> tuple[tuple[int, int, list[int]], ...]:
         """(rank, stream, rows in order) of every stream that plays something, by rank."""
         order = np.lexsort((self.stream, self.rank))
