@@ -1,14 +1,21 @@
 """The memory ledger: what a rank holds, when, and every byte named."""
 
-from parsim.memory.replay import CATEGORIES, Moment, RankMemory, memory_samples, replay
-from parsim.memory.run_memory import memory_of, weight_share
+from parsim.memory.replay import CATEGORIES, Holding, Item, Moment, RankMemory, memory_samples, replay
+from parsim.memory.reserved import CONTEXT_BYTES, device_bytes, limited_bytes
+from parsim.memory.run_memory import holdings_of, memory_of, weight_share
 from parsim.memory.stage import StageActivations, scan
 
 __all__ = [
     "CATEGORIES",
+    "CONTEXT_BYTES",
+    "Holding",
+    "Item",
     "Moment",
     "RankMemory",
     "StageActivations",
+    "device_bytes",
+    "holdings_of",
+    "limited_bytes",
     "memory_of",
     "memory_samples",
     "replay",

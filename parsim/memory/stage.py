@@ -1,66 +1,178 @@
 """A stage as the replay sees it: how much a micro-batch holds, and how high its ops reach while they run.
 
-The list of ledger entries is scanned once forward and once backward.
+The blocks of ledger entries are scanned once forward and once backward. Of layers that are alike only the outermost
+ones are scanned: between them everything grows or falls by the same amount, so the highest is one of the two.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from parsim.memory.ledger import Entry, total
+from parsim.memory.ledger.entry import Block, Entry, Unit, total
 
-__all__ = ["StageActivations", "scan"]
+__all__ = ["NOTHING", "Reach", "StageActivations", "scan"]
+
+
+class Reach(NamedTuple):
+    """How high an op of the plan reaches: bytes, and the op of the ledger where it does, with what is its own."""
+
+    size: float = 0.0
+    op: str = ""
+    tensor: str = ""
+    own: float = 0.0
+
+    def higher(self, size: float, entry: Entry, own: float) -> "Reach":
+        """This one, or that of `entry` if it is higher."""
+        return Reach(size, entry.name, entry.tensor, own) if size > self.size else self
+
+
+NOTHING = Reach()
 
 
 @dataclass(frozen=True)
 class StageActivations:
     """Bytes of one micro-batch on one stage.
 
-    `saved` stays from F to B (or I); `kept` from I to W. The peaks count from the moment before the op: F's peak on
-    top of what is live, B's and I's with the stage's own saved bytes included, W's with its kept bytes included.
+    `saved` stays from F to B (or I); `kept` from I to W. The reaches count from the moment before the op: F's on top of
+    what is live, B's and I's with the stage's own saved bytes included, W's with its kept bytes included. Where
+    gradients come into being in the backward, the first one makes `gradients` bytes, and reaches higher.
     """
 
     saved: float
     kept: float
-    forward_peak: float
-    backward_peak: float
-    input_peak: float
-    weight_peak: float
+    forward: Reach
+    backward: Reach
+    input: Reach
+    weight: Reach
+    gradients: float = 0.0
+    first_backward: Reach = NOTHING
+    first_weight: Reach = NOTHING
+    saved_by_op: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """What the profile of a schedule is multiplied with, in the order of profile.NUMBERS."""
+        reaches = (self.forward, self.backward, self.input, self.weight, self.first_backward, self.first_weight)
+        return (self.saved, self.kept, *(reach.size for reach in reaches), self.gradients)
 
 
-def scan(units: Sequence[Sequence[Entry]], inputs: Sequence[float | None]) -> StageActivations:
-    """A stage made of `units` (layers, embedding, head) in forward order.
+def scan(blocks: Sequence[Block]) -> StageActivations:
+    """A stage made of `blocks` (embedding, layers, head) in forward order."""
+    saved, forward = _forward(blocks)
+    walk = _backward(blocks, saved)
+    weight, first_weight = _weights(blocks, walk.kept)
+    return StageActivations(
+        saved,
+        walk.kept,
+        forward,
+        walk.full,
+        walk.split,
+        weight,
+        walk.made,
+        walk.first,
+        first_weight,
+        _by_op(blocks),
+    )
 
-    `inputs[i]` is None for a unit that saves what its ledger says; otherwise the unit is recomputed as a whole in
-    the backward, and only its input, of that many bytes, is saved.
-    """
-    live = peak = 0.0
-    for entries, kept_input in zip(units, inputs, strict=True):
-        base = live + (kept_input or 0.0)
-        inside = 0.0
-        for entry in entries:
-            inside += entry.saved
-            peak = max(peak, base + inside + entry.forward)
-        live = base + (inside if kept_input is None else 0.0)
-    saved = live
-    full, split, kept = _backward(units, inputs, saved)
-    weight = max((entry.backward for entries in units for entry in entries), default=0.0)
-    return StageActivations(saved, kept, peak, full, split, kept + weight)
+
+def _outermost(count: int) -> tuple[int, ...]:
+    return (0, count - 1) if count > 1 else (0,)
 
 
-def _backward(
-    units: Sequence[Sequence[Entry]], inputs: Sequence[float | None], live: float
-) -> tuple[float, float, float]:
-    """Peak of B, peak of I, and what I keeps for W."""
-    full = split = live
-    kept = 0.0
-    for entries, kept_input in zip(reversed(units), reversed(inputs), strict=True):
-        if kept_input is not None:
-            live += total(entries)  # recomputed now, all of it
-            full, split = max(full, live), max(split, live + kept)
-        for entry in reversed(entries):
-            full = max(full, live + entry.backward)
-            split = max(split, live + kept + entry.backward)
-            live -= entry.saved
-            kept += entry.kept
-        live -= kept_input or 0.0
-    return full, split, kept
+def _forward(blocks: Sequence[Block]) -> tuple[float, Reach]:
+    live, top = 0.0, NOTHING
+    for block in blocks:
+        each = sum(unit.saved for unit in block.units)
+        for at in _outermost(block.count):
+            base = live + at * each
+            for unit in block.units:
+                inside = base + (unit.input or 0.0)
+                for entry in unit.entries:
+                    inside += entry.saved
+                    top = top.higher(inside + entry.forward, entry, entry.saved + entry.forward)
+                base += unit.saved
+        live += block.count * each
+    return live, top
+
+
+@dataclass
+class _Walk:
+    """Where the backward stands: bytes live, kept for W, made of gradients; and the peaks so far."""
+
+    live: float
+    kept: float = 0.0
+    made: float = 0.0
+    full: Reach = NOTHING
+    split: Reach = NOTHING
+    first: Reach = NOTHING
+
+    def through(self, unit: Unit) -> None:
+        """One unit's ops in reverse."""
+        if unit.input is not None:
+            self.live += total(unit.entries)  # recomputed now, all of it
+        for entry in reversed(unit.entries):
+            own = entry.saved + entry.backward
+            top = self.live + entry.backward
+            self.full = self.full.higher(top, entry, own)
+            self.split = self.split.higher(top + self.kept, entry, own)
+            # A gradient that the op has just made as a tensor of its own becomes the weight's: it counts once.
+            self.first = self.first.higher(top + self.made, entry, own)
+            self.live -= entry.saved
+            self.kept += entry.kept
+            self.made += entry.gradient
+        self.live -= unit.input or 0.0
+
+    def skip(self, units: Sequence[Unit], times: int) -> None:
+        """The same units `times` more, without looking for peaks."""
+        self.live -= times * sum(unit.saved for unit in units)
+        self.kept += times * sum(entry.kept for unit in units for entry in unit.entries)
+        self.made += times * sum(entry.gradient for unit in units for entry in unit.entries)
+
+
+def _backward(blocks: Sequence[Block], saved: float) -> _Walk:
+    walk = _Walk(saved)
+    for block in reversed(blocks):
+        inner = block.count - len(_outermost(block.count))
+        for _ in _outermost(block.count):
+            for unit in reversed(block.units):
+                walk.through(unit)
+            walk.skip(block.units, inner)
+            inner = 0
+    return walk
+
+
+def _weights(blocks: Sequence[Block], kept: float) -> tuple[Reach, Reach]:
+    """Peaks of W, which frees what I kept op by op: without and with gradients that come into being."""
+    live, made, top, first = kept, 0.0, NOTHING, NOTHING
+    for block in reversed(blocks):
+        inner = block.count - len(_outermost(block.count))
+        entries = [entry for unit in reversed(block.units) for entry in reversed(unit.entries)]
+        for _ in _outermost(block.count):
+            for entry in entries:
+                own = entry.kept + entry.weight
+                top = top.higher(live + entry.weight, entry, own)
+                first = first.higher(live + made + max(entry.weight, entry.gradient), entry, own)
+                live -= entry.kept
+                made += entry.gradient
+            live -= inner * sum(entry.kept for entry in entries)
+            made += inner * sum(entry.gradient for entry in entries)
+            inner = 0
+    return top, first
+
+
+def _by_op(blocks: Sequence[Block]) -> dict[str, float]:
+    """Saved bytes by the name of the op, the most first; of units that are recomputed whole their inputs."""
+    found: dict[str, float] = {}
+    for name, size in _saved(blocks):
+        found[name] = found.get(name, 0.0) + size
+    return dict(sorted(((name, size) for name, size in found.items() if size), key=lambda item: -item[1]))
+
+
+def _saved(blocks: Sequence[Block]) -> Iterator[tuple[str, float]]:
+    for block in blocks:
+        for unit in block.units:
+            if unit.input is not None:
+                yield "inputs of what is recomputed", block.count * unit.input
+                continue
+            for entry in unit.entries:
+                yield entry.name, block.count * entry.saved

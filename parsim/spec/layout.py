@@ -54,7 +54,8 @@ class RecomputeSpec(Spec):
     """What is computed again in the backward instead of being kept. May be written as its mode alone.
 
     `full`: whole layers. `selective`: the named modules (the core attention unless stated). `layers` of a pipeline
-    rank are recomputed (null: all); `method` block takes the first ones, uniform recomputes them in groups.
+    rank are recomputed (null: all), the first ones; with the `method` uniform all are, in groups of `layers`, each from
+    the input of its first (Megatron's two methods).
     """
 
     mode: Literal["none", "full", "selective"] = "none"
@@ -76,8 +77,13 @@ class RecomputeSpec(Spec):
         rank in all, its first stages' first."""
         if self.mode != "full":
             return (0,) * len(layers)
-        left = sum(layers) if self.layers is None else self.layers
+        left = sum(layers) if self.layers is None or self.method == "uniform" else self.layers
         return tuple(max(0, min(count, left - sum(layers[:stage]))) for stage, count in enumerate(layers))
+
+    @property
+    def group_layers(self) -> int:
+        """Layers that are recomputed together, from one input."""
+        return max(self.layers or 1, 1) if self.method == "uniform" else 1
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -32,6 +32,8 @@ Framework = Literal[
     "deepspeed",
     "deepspeed-zero3-2021",
     "llama3-internal",
+    "pytorch",
+    "parsim-executor",
 ]
 Attention = Literal["unfused", "flash2", "flash3", "cudnn", "unfused_sinks"]
 _LOSSES = {"vocab_parallel": "megatron", "loss_parallel": "torch"}  # other names of the same
@@ -68,6 +70,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "deepspeed": {**_PYTORCH, "gradient_dtype": "bf16"},
     "deepspeed-zero3-2021": {**_FP16_MEGATRON, **_PYTORCH, "fsdp_unit": "tensor"},
     "llama3-internal": {**_PYTORCH},
+    "pytorch": {**_PYTORCH, "params_dtype": "fp32", "master_weights": None, "ops": "eager"},
+    "parsim-executor": {**_PYTORCH, "params_dtype": "fp32", "master_weights": None, "ops": "eager"},
 }
 """Habits of a framework where they differ from the defaults of `Software`."""
 

@@ -1,0 +1,95 @@
+"""Presets: what a framework's release does with memory, beyond the switches that a run states itself.
+
+Where a framework changed, each release has a row with the month from which it holds; a release that is no month
+(a commit, "r0.8.0") has the newest. Counted in the frameworks' sources, or measured where a note says so; what is
+neither carries `unverified`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from parsim.spec import Software
+
+__all__ = ["PRESETS", "Habits", "habits_of"]
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How a framework allocates. Bytes per parameter are of the parameters (or their shard) that a rank holds.
+
+    `gradients`: preallocated buffers; "step": they come into being in the backward and go after the optimizer step
+    (zero_grad to None); "lazy": they come in the first backward and stay. `lazy_states`: optimizer states are made in
+    the first step. Temporary in the optimizer step: `step_bytes` per parameter that the rank updates,
+    `step_whole_bytes` per parameter that it holds, `step_tensor_bytes` per one of a layer (a loop over tensors).
+    """
+
+    held_gradient: Literal["reduced", "computed"] = "reduced"
+    """In which type gradients lie between backward and step: the one they are reduced in, or that of the matmuls."""
+    gradients: Literal["buffer", "step", "lazy"] = "buffer"
+    lazy_states: bool = False
+    step_bytes: float = 0.0
+    step_whole_bytes: float = 0.0
+    step_tensor_bytes: float = 0.0
+    bucket_copies: float = 0.0
+    """Copies of the gradients in the buckets of data parallelism (torch DDP), with more than one replica."""
+    bucket_elements: float = 0.0
+    """Elements of a bucket that gradients are reduced from (DeepSpeed), 16-bit."""
+    live_elements: float | None = None
+    """ZeRO-3: the most gathered parameters that may live at once; None: units as FSDP gathers them."""
+    workspace_bytes: float = 0.0
+    dummy_gradients: bool = False
+    """Transformer Engine: one 16-bit dummy for each shape of weight whose gradient the matmul adds into a buffer."""
+    quantised_copies: bool = False
+    """Transformer Engine: fp8 copies of weights, and of the inputs that weight gradients need."""
+    receives: Literal["pair", "every"] = "pair"
+    """Receive buffers of a pipeline: one for each direction, or for every micro-batch."""
+    keeps_output: bool = False
+    """A stage's output lives until its backward, not only until it is sent."""
+    mask_bytes: float | None = 1.0
+    """Bytes of an element of a dropout mask; None: those of the input."""
+    norm_copies: float = 0.0
+    """Further copies of its input that a norm keeps."""
+    unverified: tuple[str, ...] = ()
+
+
+_ENGINE = Habits(workspace_bytes=64 * MIB, dummy_gradients=True, quantised_copies=True)  # measured on Megatron-core
+_LOCAL = Habits(step_bytes=4)  # fp16 Megatron makes fp32 gradients for the step
+_TITAN = Habits(receives="every", keeps_output=True, step_bytes=4)  # foreach AdamW, measured: 4.0
+_PLAIN = Habits(gradients="step", lazy_states=True, bucket_copies=1.0, step_bytes=4)  # a bucketed DDP, measured
+_SHARDED = Habits(bucket_elements=5e8, step_bytes=6, live_elements=1e9)
+
+PRESETS: Mapping[str, tuple[tuple[str, Habits], ...]] = {
+    "megatron-core": (("", _ENGINE),),
+    "megascale": (("", _ENGINE),),
+    "automodel": (("", _ENGINE),),
+    "megatron-2021": (("", _LOCAL),),
+    "megatron-2022": (("", _LOCAL),),
+    "megatron-2023": (("", replace(_LOCAL, step_bytes=0)),),  # fp32 gradient buffers
+    "zero-bubble-megatron": (("", _LOCAL),),
+    "torchtitan": (
+        ("", _TITAN),
+        ("2025-03", replace(_TITAN, step_bytes=0, unverified=("month of the fused AdamW",))),
+    ),
+    "llama3-internal": (("", replace(_TITAN, unverified=("all: the stack is not public",))),),
+    "llm-foundry-fsdp1": (("", Habits(step_tensor_bytes=12)),),  # DecoupledAdamW loops over tensors
+    "internevo": (("", Habits(held_gradient="computed", step_bytes=12, step_whole_bytes=2)),),  # fitted
+    "deepspeed": (("", replace(_SHARDED, unverified=("buckets", "live parameters"))),),
+    "deepspeed-zero3-2021": (("", replace(_SHARDED, unverified=("buckets", "live parameters"))),),
+    "pytorch": (("", _PLAIN),),
+    "parsim-executor": (("", replace(_PLAIN, bucket_copies=0, mask_bytes=None, unverified=("all",))),),
+}
+"""Rows of (first month, habits) by framework, the oldest first."""
+
+_MONTH = re.compile(r"20\d\d-\d\d")
+
+
+def habits_of(software: Software) -> Habits:
+    """The habits of a run's framework in the release that it states."""
+    rows, stated = PRESETS[software.framework], _MONTH.match(software.preset_version or "")
+    if stated is None:
+        return rows[-1][1]
+    return next((habits for since, habits in reversed(rows) if since <= stated[0]), rows[0][1])
