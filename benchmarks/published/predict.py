@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from memory import UNITS, layer_bytes, logged_bytes
 from records import DATA, Facts, Record, facts_of, read_records, run_of
 
 from parsim.cost import RooflineCost
@@ -48,8 +49,6 @@ __all__ = [
 ]
 
 _PARTS = ("", "_input", "_weight", "_again")  # of a kernel's name: forward, backward, forward once more
-_RESERVED = 1.05  # of allocated: the mean of 27 runs that report both, 1.03 to 1.09 (MooreThreads/SimuMax@4dcaae5)
-UNITS = {"GiB": 2**30, "GB": 10**9}
 
 
 class Refusal(NamedTuple):
@@ -126,17 +125,8 @@ def layer_pair(run: Run) -> tuple[Run, Run]:
 
 
 def memory_bytes(run: Run) -> float:
-    """The peak of the rank whose memory the run's framework logs: allocated, or reserved by PyTorch's allocator, which
-    holds up to what the GPU has. LayoutError for what the ledger does not count.
-    """
-    software = run.software
-    if software.memory_reports == "device":
-        raise LayoutError("software.memory_reports device: what stands outside the allocator is not counted")
-    ranks = memory_of(run, played(run)[0])
-    peak = ranks[-1].peak_bytes if software.memory_rank == "last" else max(rank.peak_bytes for rank in ranks)
-    if software.memory_reports == "max_reserved":
-        peak = max(peak, min(_RESERVED * peak, run.cluster.node.gpu.memory_bytes))
-    return peak
+    """The peak that the run's framework would log. LayoutError for what the ledger does not count."""
+    return logged_bytes(run, memory_of(run, played(run)[0]))
 
 
 def bubble_rate(run: Run, op_times_ms: Mapping[str, float]) -> float:
@@ -178,9 +168,8 @@ def _step(facts: Facts, run: Run) -> dict[str, float]:
 def _memory(facts: Facts, run: Run) -> dict[str, float]:
     if facts.software.get("memory_reports") is None:
         return {}  # its framework logs none
-    if not facts.whole_layer:
-        raise LayoutError("software.attention: the memory of a layer without its attention is not counted apart")
-    return {"peak_mem_gib": memory_bytes(run) / UNITS[run.software.memory_unit]}
+    size = memory_bytes(run) if facts.whole_layer else layer_bytes(run)
+    return {"peak_mem_gib": size / UNITS[run.software.memory_unit]}
 
 
 def _layer(facts: Facts, run: Run) -> dict[str, float]:
