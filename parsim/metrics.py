@@ -65,11 +65,12 @@ class Bubble:
         return {"of_makespan": self.of_makespan, "of_span": self.of_span, "over_ideal": self.over_ideal}
 
 
-def bubble(timeline: Timeline, first_starts: Sequence[float] | None = None) -> Bubble:
+def bubble(timeline: Timeline, first_starts: Sequence[float] | None = None, step_s: float | None = None) -> Bubble:
     """The bubbles of a recording. `first_starts[rank]` are the latest possible first starts (the simulator knows
-    them); without them, as for a measured run, a span begins where the rank began.
+    them); without them, as for a measured run, a span begins where the rank began. `step_s`: what a step lasts where
+    that is not the makespan, because the next one begins before all ranks have ended.
     """
-    makespan = timeline.makespan_s
+    makespan = timeline.makespan_s if step_s is None else step_s
     uses = []
     for rank, spans in enumerate(timeline.by_rank()):
         busy = busy_seconds(spans)

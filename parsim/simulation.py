@@ -26,8 +26,10 @@ from parsim.plan import COMPUTE, Plan
 from parsim.run_plan import plan_of
 from parsim.sim import Noise, Played, Prices, compile_plan, latest_first_starts, play, play_events, prices, recording
 from parsim.sim.contention_run import play_contended
+from parsim.sim.period import lasting
 from parsim.spec import Mesh, Run
 from parsim.step_result import RankRow, StepResult
+from parsim.units import format_seconds
 
 __all__ = ["simulate"]
 
@@ -77,6 +79,7 @@ def simulate(
     noise = Noise(jitter, _slow_lanes(run, slow_ranks or {}), run.seed if seed is None else seed)
     lanes = run.layout.mesh.dp * run.layout.mesh.cp if every_rank or not noise.silent else 1
 
+    _check_barrier(run, contention, noise)
     contended = _contended(cost, lanes) if contention else None
 
     def take(step: int) -> Played:
@@ -86,10 +89,19 @@ def simulate(
         return _PLAYERS[engine](program, priced, multipliers, join=lanes)
 
     # Of further steps only the times are kept; the one in the middle is played again, the same by its seed.
-    first = take(0)
-    times = (first.makespan, *(take(step).makespan for step in range(1, steps)))
+    first, barrier = take(0), not run.software.post_validation
+    times = (lasting(first, barrier), *(lasting(take(step), barrier) for step in range(1, steps)))
     middle = sorted(range(steps), key=times.__getitem__)[(steps - 1) // 2]
-    return _read(run, cost, memory, take(middle) if middle else first, times, every_rank, contention)
+    return _read(run, cost, memory, take(middle) if middle else first, times, times[middle], every_rank, contention)
+
+
+def _check_barrier(run: Run, contention: bool, noise: Noise) -> None:
+    """SpecError where nobody can tell what a step without a barrier lasts."""
+    if run.software.post_validation and (contention or not noise.silent):
+        raise SpecError(
+            "software.post_validation: without a barrier steps run into each other, which is told of replicas that are "
+            "alike on links of their own; post_validation false, or neither contention, jitter nor slow ranks would do"
+        )
 
 
 def _memory(run: Run, plan: Plan) -> tuple[RankMemory, ...] | str:
@@ -151,6 +163,7 @@ def _read(
     memory: tuple[RankMemory, ...] | str,
     played: Played,
     times: tuple[float, ...],
+    step_s: float,
     every_rank: bool,
     contended: bool,
 ) -> StepResult:
@@ -167,8 +180,8 @@ def _read(
         for sample in memory_samples(held, [span for span in spans if span.op.kind in COMPUTE])
     )
     timeline = replace(timeline, memory=tuple(samples))
-    found = bubble(timeline, latest_first_starts(program, played, slowest))
-    waterfall = waterfall_of(run, program.plan, cost, rows_of_ranks, found.makespan, contended=contended)
+    found = bubble(timeline, latest_first_starts(program, played, slowest), step_s)
+    waterfall = waterfall_of(run, program.plan, cost, rows_of_ranks, step_s, contended=contended)
     return StepResult(
         run=run,
         plan=program.plan,
@@ -185,7 +198,18 @@ def _read(
         lanes=played.lanes,
         evidence=evidence,
         groups=_groups(run),
-        notes=cost.notes if isinstance(cost, RooflineCost) else (),
+        notes=(*_notes(run, timeline.makespan_s, step_s), *(cost.notes if isinstance(cost, RooflineCost) else ())),
+    )
+
+
+def _notes(run: Run, makespan_s: float, step_s: float) -> tuple[str, ...]:
+    """That a step without a barrier is not what its recording shows."""
+    if not run.software.post_validation:
+        return ()
+    return (
+        f"post-validation: no barrier ends the step, and ranks start the next one as soon as they can: its time is the "
+        f"period of the steady state, {format_seconds(step_s)}; from a common start a step would take "
+        f"{format_seconds(makespan_s)}",
     )
 
 

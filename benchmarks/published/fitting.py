@@ -25,6 +25,7 @@ from parsim.errors import ParsimError
 from parsim.network.estimate import Correction
 from parsim.plan import Kind
 from parsim.sim import play, prices
+from parsim.sim.period import lasting
 from parsim.spec import Run
 
 __all__ = ["NOTHING", "Floats", "Sample", "Without", "derivatives", "errors", "samples_of", "solve", "weights"]
@@ -78,7 +79,8 @@ class Sample:
             plan, program = played(self.run)
             cost = RooflineCost(self._at(self.run, setting, without), plan.placement, constants, without.correction)
             found = play(program, prices(program, cost))
-            return (max(found.busy()) if without.busiest else found.makespan) * cost.straggler * self.share
+            seconds = max(found.busy()) if without.busiest else lasting(found, not self.run.software.post_validation)
+            return seconds * cost.straggler * self.share
         kind = Kind.F if self.figure == "layer_fwd_ms" else Kind.B
         more, less = (
             pass_seconds(self._at(run, setting, without), kind, constants, self.whole, without.correction)

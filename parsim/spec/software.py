@@ -148,7 +148,9 @@ class Software(Spec):
     cuda_graphs: CudaGraphs = "none"
     deterministic_attention: Flag = False
     post_validation: Flag = False
-    """Zero bubble: the optimizer steps first and is checked afterwards."""
+    """Zero bubble: the optimizer steps first and is checked afterwards, so that no barrier ends the step (2401.10241,
+    section 4).
+    """
     throttled: Flag = True
     """Sustained, power-limited clocks; false: a short benchmark at full clock."""
     fsdp_unit: Literal["layer", "tensor"] = "layer"
