@@ -34,6 +34,7 @@ from parsim.run_plan import plan_of
 from parsim.schedule_result import play_schedule
 from parsim.schedules import get
 from parsim.sim import Program, compile_plan, play, prices
+from parsim.sim.period import lasting
 from parsim.spec import Run
 
 __all__ = [
@@ -86,10 +87,12 @@ def predictions(records: Iterable[Record]) -> tuple[dict[str, dict[str, float]],
 
 
 def step_seconds(run: Run, constants: Constants = FITTED) -> float:
-    """How long a step takes: the longest path of the run's plan at the roofline's costs."""
+    """How long a step takes: the longest path of the run's plan at the roofline's costs, or the period of steps that
+    no barrier ends.
+    """
     plan, program = played(run)
     cost = RooflineCost(run, plan.placement, constants)
-    return play(program, prices(program, cost)).makespan * cost.straggler
+    return lasting(play(program, prices(program, cost)), not run.software.post_validation) * cost.straggler
 
 
 def layer_seconds(run: Run, constants: Constants = FITTED, whole: bool = True) -> tuple[float, float]:
