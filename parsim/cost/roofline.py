@@ -14,7 +14,7 @@ from parsim.cost.collectives import InnerCollectives
 from parsim.cost.constants import ASSUMED, FITTED, Constants
 from parsim.cost.layer_segments import LayerSegments
 from parsim.cost.layer_table import KernelShape, LayerLookup, LayerTable
-from parsim.cost.links import RunLinks, links_of
+from parsim.cost.links import DataPaths, RunLinks, links_of
 from parsim.cost.priceable import check_priceable
 from parsim.cost.rates import Rates, layer_rates_of, rates_of
 from parsim.cost.run_axes import RunAxes, axes_of
@@ -91,9 +91,10 @@ class RooflineCost:
         stages = self._stages if slot.second is None else self._paired_stages
         return tuple(stages.blocks(self._part(op.stage), op.kind) for op in slot.ops)
 
-    def end_work(self, stage: int) -> EndWork:
-        """What a stage has to do once a step, whatever hides it."""
+    def end_work(self, stage: int, paths: DataPaths | None = None) -> EndWork:
+        """What a stage has to do once a step, whatever hides it; over `paths` instead of its own, if given."""
         holdings = list(self._holdings(self._part(stage), self._twin_ranks(stage)))
+        holdings = holdings if paths is None else [held._replace(paths=paths) for held in holdings]
         on_rank = len(self.placement.stages_of(self.placement.rank_of[stage]))
         return end_work(self.run, holdings, on_rank, self._rates, self.constants)
 
