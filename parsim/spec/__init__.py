@@ -3,7 +3,7 @@
 from parsim.spec.cluster import ClusterSpec, FabricSpec, Tier
 from parsim.spec.evidence import Evidence, evidence_of
 from parsim.spec.gpu import Efficiency, GpuSpec
-from parsim.spec.layout import Layout, Mesh, Offload, RecomputeSpec
+from parsim.spec.layout import Layout, Mesh, RecomputeSpec
 from parsim.spec.load import (
     cluster_from_document,
     load_cluster,
@@ -18,6 +18,7 @@ from parsim.spec.load import (
 from parsim.spec.model import MlaSpec, ModelSpec, MoeSpec
 from parsim.spec.network import NetworkOverrides
 from parsim.spec.node import NodeSpec
+from parsim.spec.offload import Offload
 from parsim.spec.problem import validated
 from parsim.spec.rules import Rule, check_rules
 from parsim.spec.run import Batch, Run

@@ -17,6 +17,7 @@ def check_run(model: ModelSpec, cluster: ClusterSpec, layout: Layout, software: 
     _check_experts(model, layout)
     _check_routing(model, layout, software)
     _check_sharding(layout)
+    _check_offload(model, layout)
     if (
         layout.precision != "fp64"
     ):  # no file has its rate: it is there to check results, and only measured costs price it
@@ -124,6 +125,33 @@ def _check_sharding(layout: Layout) -> None:
         raise LayoutError("layout.zero 1: fsdp shards gradients and parameters too; zero 3 would do")
     if layout.zero_group is not None:
         _divides("layout.zero_group", layout.zero_group, "dp * cp", layout.mesh.dp * layout.mesh.cp)
+
+
+def _check_offload(model: ModelSpec, layout: Layout) -> None:
+    offload, recompute = layout.offload, layout.recompute
+    if offload is None or not offload.moves_activations:
+        return
+    word = "modules" if offload.modules else "activation_layers" if offload.activation_layers else "activations"
+    kept = {"full": "their input", "every_second_matmul": "half of their matmuls' results"}
+    for how, what in kept.items():
+        if how == recompute.mode or how in recompute.modules:
+            raise LayoutError(
+                f"layout.offload.{word}: layers recomputed in full or in part ({how}) keep no more than {what}; "
+                "recompute none, or selective with modules, would do"
+            )
+    if offload.activation_layers > model.layers:
+        raise LayoutError(
+            f"layout.offload.activation_layers {offload.activation_layers}: {model.name} has {model.layers} layers; "
+            f"{model.layers} would do"
+        )
+    for module in offload.modules:
+        expert = module in ("expert_fc1", "moe_act")
+        if expert and model.moe is None:
+            raise LayoutError(f"layout.offload.modules {module}: {model.name} has no experts; core_attn would do")
+        if expert and "moe" in recompute.modules:
+            raise LayoutError(
+                f"layout.offload.modules {module}: it is recomputed with all of moe; recompute moe_act would do"
+            )
 
 
 def _divides(name: str, value: int, what: str, total: int) -> None:

@@ -8,9 +8,10 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from parsim.spec.base import AtLeastZero, Count, Flag, Name, Spec
+from parsim.spec.offload import Offload, first_layers
 from parsim.spec.split import Split
 
-__all__ = ["Layout", "Mesh", "Offload", "Precision", "RecomputeModule", "RecomputeSpec"]
+__all__ = ["Layout", "Mesh", "Precision", "RecomputeModule", "RecomputeSpec"]
 
 Precision = Literal[
     "fp64",
@@ -77,8 +78,7 @@ class RecomputeSpec(Spec):
         rank in all, its first stages' first."""
         if self.mode != "full":
             return (0,) * len(layers)
-        left = sum(layers) if self.layers is None or self.method == "uniform" else self.layers
-        return tuple(max(0, min(count, left - sum(layers[:stage]))) for stage, count in enumerate(layers))
+        return first_layers(sum(layers) if self.layers is None or self.method == "uniform" else self.layers, layers)
 
     @property
     def group_layers(self) -> int:
@@ -98,14 +98,6 @@ class RecomputeSpec(Spec):
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"anyOf": [{"enum": ["none", "full", "selective"]}, handler(core)]}
-
-
-class Offload(Spec):
-    """Activations moved to the host between forward and backward: all, those of some layers, or of some modules."""
-
-    activations: Flag = False
-    activation_layers: AtLeastZero = 0
-    modules: tuple[Name, ...] = ()
 
 
 class Layout(Spec):
