@@ -13,56 +13,52 @@ kernels are 1 + 0.029 (c-1) slower.
 
 from typing import Literal
 
-from parsim.cost.constants import Constants
-from parsim.cost.rates import Rates
+from parsim.cost.sublayout import Sublayout
 from parsim.model.dims import Dim, Sizes
 from parsim.model.layer import AttentionCore
-from parsim.spec import Run
 
 __all__ = ["attention_flops", "attention_seconds"]
 
 
-def attention_seconds(
-    core: AttentionCore, sizes: Sizes, which: Literal["F", "B"], run: Run, rates: Rates, constants: Constants
-) -> float:
-    """Seconds of scores, softmax and weighted sum of one layer, forward or backward, for local `sizes`."""
-    flops = attention_flops(core, sizes, which, rates, constants)
-    score_bytes = rates.word_bytes * _square(sizes) * sizes[Dim.QUERY] / run.model.head_dim
+def attention_seconds(core: AttentionCore, which: Literal["F", "B"], layout: Sublayout) -> float:
+    """Seconds of scores, softmax and weighted sum of one layer, forward or backward, on one rank."""
+    sizes, rates, constants = layout.sizes, layout.rates, layout.constants
+    flops = attention_flops(core, which, layout)
+    score_bytes = rates.word_bytes * _square(sizes) * sizes[Dim.QUERY] / layout.model.head_dim
     if not rates.attention:
         matmuls = flops / (rates.peak_flops_per_s * constants.unfused_rate)
         passes = constants.unfused_forward_passes if which == "F" else constants.unfused_backward_passes
         return matmuls + passes * score_bytes / rates.memory_bytes_per_s
-    rate = rates.peak_flops_per_s * rates.attention * _head_rate(run, constants)
-    flash = flops / rate * (1 + constants.flash_overhead_tokens / sizes[Dim.CONTEXT]) * _ring(run, constants)
+    rate = rates.peak_flops_per_s * rates.attention * _head_rate(layout)
+    flash = flops / rate * (1 + constants.flash_overhead_tokens / sizes[Dim.CONTEXT]) * _ring(layout)
     if which == "B":
         flash *= rates.deterministic / constants.flash_backward_rate
-    if run.software.attention != "unfused_sinks":
+    if layout.software.attention != "unfused_sinks":
         return flash
     passes = constants.sinks_forward_passes if which == "F" else constants.sinks_backward_passes
     return flash + passes * score_bytes / rates.memory_bytes_per_s
 
 
-def attention_flops(
-    core: AttentionCore, sizes: Sizes, which: Literal["F", "B"], rates: Rates, constants: Constants
-) -> float:
+def attention_flops(core: AttentionCore, which: Literal["F", "B"], layout: Sublayout) -> float:
     """FLOP that the kernel performs: 2.5 forwards in a backward of flash, which computes the scores once more."""
+    sizes = layout.sizes
     full = 2 * _square(sizes) * (sizes[Dim.QUERY] + sizes[Dim.OUTPUT])
-    if not rates.attention:
+    if not layout.rates.attention:
         return full if which == "F" else 2 * full
     seen = 0.5 if core.window is None else min(0.5, core.window / sizes[Dim.CONTEXT])
-    return full * seen * (1.0 if which == "F" else constants.flash_backward_flops)
+    return full * seen * (1.0 if which == "F" else layout.constants.flash_backward_flops)
 
 
 def _square(sizes: Sizes) -> float:
     return sizes[Dim.BATCH] * sizes[Dim.SEQ] * sizes[Dim.CONTEXT]
 
 
-def _head_rate(run: Run, constants: Constants) -> float:
-    if run.model.mla is not None:
-        return constants.latent_heads
-    return constants.head_dim_64 if run.model.head_dim <= 64 else 1.0
+def _head_rate(layout: Sublayout) -> float:
+    if layout.model.mla is not None:
+        return layout.constants.latent_heads
+    return layout.constants.head_dim_64 if layout.model.head_dim <= 64 else 1.0
 
 
-def _ring(run: Run, constants: Constants) -> float:
-    layout = run.layout
-    return 1 + constants.cp_kernel * (layout.mesh.cp - 1) if layout.cp_comm == "ring" else 1.0
+def _ring(layout: Sublayout) -> float:
+    context = layout.axes.context
+    return 1 + layout.constants.cp_kernel * (context.degree - 1) if context.how == "ring" else 1.0

@@ -1,17 +1,13 @@
 """The time of work limited by memory traffic: bytes read and written over what elementwise kernels reach of HBM."""
 
-from parsim.cost.constants import Constants
-from parsim.cost.rates import Rates
+from parsim.cost.sublayout import Sublayout
 from parsim.model.dims import Sizes, length, rows_of
 from parsim.model.layer import Elementwise, Pass
-from parsim.spec import Run
 
 __all__ = ["elementwise_seconds"]
 
 
-def elementwise_seconds(
-    work: Elementwise, sizes: Sizes, which: Pass, run: Run, rates: Rates, constants: Constants
-) -> float:
+def elementwise_seconds(work: Elementwise, sizes: Sizes, which: Pass, layout: Sublayout) -> float:
     """Seconds of `work` for local `sizes` (with sequence parallelism, those of its cut region).
 
     forward = word bytes * passes * tokens * width / hbm_eff, backward 1.75 times that, all of it in I; the embedding's
@@ -19,6 +15,7 @@ def elementwise_seconds(
     """
     if which == "W" and work.role != "embedding":
         return 0.0
+    rates, constants = layout.rates, layout.constants
     if work.role == "router":
         return constants.router_s if which == "F" else constants.router_s * constants.elementwise_backward
     elements = rows_of(sizes, work.experts) * length(work.width, sizes)
@@ -28,13 +25,14 @@ def elementwise_seconds(
     if work.role == "embedding":
         share = 0.0 if which == "I" else 0.5
         return share * constants.embedding_bytes * elements / rates.memory_bytes_per_s
-    forward = rates.word_bytes * _passes(work, run, constants) * elements / rates.memory_bytes_per_s
+    forward = rates.word_bytes * _passes(work, layout) * elements / rates.memory_bytes_per_s
     return forward if which == "F" else forward * constants.elementwise_backward
 
 
-def _passes(work: Elementwise, run: Run, constants: Constants) -> float:
+def _passes(work: Elementwise, layout: Sublayout) -> float:
+    software, constants = layout.software, layout.constants
     if work.role == "dropout":
-        return constants.dropout_passes if run.software.hidden_dropout > 0 else 0.0
+        return constants.dropout_passes if software.hidden_dropout > 0 else 0.0
     if work.role == "permute":
         return constants.permute_passes
     passes = {
@@ -42,6 +40,6 @@ def _passes(work: Elementwise, run: Run, constants: Constants) -> float:
         "rope": constants.rope_passes,
         "activation": constants.activation_passes,
     }[work.role]
-    if run.software.ops != "eager":
+    if software.ops != "eager":
         return passes
-    return passes * (constants.eager_gated if run.model.norm == "rms" else constants.eager_plain)
+    return passes * (constants.eager_gated if layout.model.norm == "rms" else constants.eager_plain)

@@ -1,46 +1,37 @@
 """The segments of one layer, embedding or head in a pass: its work as kernels, what the axes owe between them."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Literal
 
 from parsim.axes.axis import Comm
 from parsim.cost.attention import attention_flops, attention_seconds
-from parsim.cost.collectives import InnerCollectives
-from parsim.cost.constants import Constants
+from parsim.cost.collectives import inner_collective
 from parsim.cost.elementwise import elementwise_seconds
 from parsim.cost.layer_table import LayerLookup, kernel_shape
 from parsim.cost.matmul import cast_seconds, matmul_seconds
-from parsim.cost.rates import Rates
-from parsim.cost.run_axes import RunAxes
 from parsim.cost.segments import Block, Collective, Kernel, KernelCause, Segment
+from parsim.cost.sublayout import Sublayout
 from parsim.model.dims import Dim, Sizes
-from parsim.model.layer import AttentionCore, Elementwise, Matmul, Pass, Work, shape
-from parsim.spec import Run
+from parsim.model.layer import AttentionCore, Elementwise, Matmul, Pass, Work, shape, turned
 
-__all__ = ["LayerSegments"]
+__all__ = ["LayerSegments", "layer_segments"]
 
 _SUFFIXES: dict[Pass, str] = {"F": "", "I": "_input", "W": "_weight"}
+_REMEMBERED = 4096  # sublayouts
 
 
 class LayerSegments:
-    """Prices the work of a run's layers on one rank. `layer_rates` are those of the layers' matmuls; what `layers`
-    has measured goes before the roofline.
+    """Prices the work of a sublayout, each block and each kernel once; what `layers` has measured goes before the
+    roofline.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        axes: RunAxes,
-        sizes: Sizes,
-        collectives: InnerCollectives,
-        rates: Rates,
-        layer_rates: Rates,
-        constants: Constants,
-        layers: LayerLookup | None = None,
-    ) -> None:
-        self._run, self._axes, self._sizes, self._collectives = run, axes, sizes, collectives
-        self._rates, self._layer_rates, self._constants, self._layers = rates, layer_rates, constants, layers
+    def __init__(self, layout: Sublayout, layers: LayerLookup | None = None) -> None:
+        self._layout, self._layers = layout, layers
+        self._blocks: dict[tuple[object, ...], Block] = {}
+        self._kernels: dict[tuple[Work, Pass], tuple[float, float]] = {}
+        self._shapes: dict[Matmul, tuple[float, float, float]] = {}
 
     def forward(
         self, work: tuple[Work, ...], matmul_share: float = 1.0, comm_share: float = 1.0, again: bool = False
@@ -48,71 +39,87 @@ class LayerSegments:
         """The block of F, or of it once more (`again`). The shares shorten matmuls (with the attention core) and
         collectives: what a partial recomputation plays again.
         """
-        segments: list[Segment] = []
-        comms = self._comms(work, "F")
-        for item in work:
-            share = 1.0 if isinstance(item, Elementwise) else matmul_share
-            segments += self._beside(item, comms, [self._kernel(item, "F", share, again)], "F", comm_share)
-        return _block(segments)
+        key = "F", work, matmul_share, comm_share, again
+        return self._known(key, lambda: self._forward(work, matmul_share, comm_share, again))
 
-    def modules_again(self, work: tuple[Work, ...]) -> Block:
-        """The block of what the run's recomputed modules play again before the backward (but for the attention core,
-        which goes right before its own).
+    def modules_again(self, work: tuple[Work, ...], modules: tuple[str, ...]) -> Block:
+        """The block of what recomputed `modules` play again before the backward (but for the attention core, which
+        goes right before its own).
         """
-        shares = {item: share for item in work if (share := self._share_again(item))}
-        chosen = tuple(shares)
-        comms = self._comms(chosen, "F")
-        segments: list[Segment] = []
-        for item, share in shares.items():
-            segments += self._beside(item, comms, [self._kernel(item, "F", share, again=True)], "F")
-        return _block(segments)
+        return self._known(("again", work, modules), lambda: self._modules_again(work, modules))
 
     def input_gradient(self, work: tuple[Work, ...], core_again: bool = False) -> Block:
         """The block of I: the work in reverse; with `core_again` the attention core's forward before its backward."""
-        segments: list[Segment] = []
-        comms = self._comms(work, "I")
-        for item in reversed(work):
-            kernels = [self._kernel(item, "I")]
-            if core_again and isinstance(item, AttentionCore):
-                again = [self._kernel(item, "F", again=True)]
-                segments += self._beside(item, self._comms(work, "F"), again, "F")
-            segments += self._beside(item, comms, kernels, "I")
-        return _block(segments)
+        return self._known(("I", work, core_again), lambda: self._input_gradient(work, core_again))
 
     def weight_gradient(self, work: tuple[Work, ...]) -> Block:
         """The block of W: the weight gradients in reverse."""
-        segments: list[Segment] = []
+        return self._known(("W", work), lambda: self._weight_gradient(work))
+
+    def _known(self, key: tuple[object, ...], segments: Callable[[], Iterable[Segment]]) -> Block:
+        if key not in self._blocks:
+            self._blocks[key] = _block(segments())
+        return self._blocks[key]
+
+    def _forward(
+        self, work: tuple[Work, ...], matmul_share: float, comm_share: float, again: bool
+    ) -> Iterator[Segment]:
+        comms = self._comms(work, "F")
+        for item in work:
+            share = 1.0 if isinstance(item, Elementwise) else matmul_share
+            yield from self._beside(item, comms, "F", share, again, comm_share)
+
+    def _modules_again(self, work: tuple[Work, ...], modules: tuple[str, ...]) -> Iterator[Segment]:
+        shares = {item: share for item in work if (share := self._share_again(item, modules))}
+        comms = self._comms(tuple(shares), "F")
+        for item, share in shares.items():
+            yield from self._beside(item, comms, "F", share, again=True)
+
+    def _input_gradient(self, work: tuple[Work, ...], core_again: bool) -> Iterator[Segment]:
+        comms = self._comms(work, "I")
+        for item in reversed(work):
+            if core_again and isinstance(item, AttentionCore):
+                yield from self._beside(item, self._comms(work, "F"), "F", again=True)
+            yield from self._beside(item, comms, "I")
+
+    def _weight_gradient(self, work: tuple[Work, ...]) -> Iterator[Segment]:
         comms = self._comms(work, "W")
         for item in reversed(work):
-            segments += self._beside(item, comms, [self._kernel(item, "W")], "W")
-        return _block(segments)
+            yield from self._beside(item, comms, "W")
 
-    def _comms(self, work: tuple[Work, ...], which: Pass) -> list[Comm]:
-        sliced, busiest = self._axes.expert_tensor, self._axes.busiest(self._sizes)
-        return [
-            comm
-            for axis in self._axes.inside
-            for comm in axis.comms(work, busiest if axis is sliced else self._sizes, which)
-        ]
+    def _comms(self, work: tuple[Work, ...], which: Pass) -> Mapping[str, list[Comm]]:
+        """What the axes owe in a pass, by the work that it belongs to."""
+        axes, sizes, found = self._layout.axes, self._layout.sizes, dict[str, list[Comm]]()
+        for axis in axes:
+            for comm in axis.comms(work, axes.busiest(sizes) if axis is axes.expert_tensor else sizes, which):
+                found.setdefault(comm.at, []).append(comm)
+        return found
 
     def _beside(
-        self, item: Work, comms: Iterable[Comm], kernels: list[Kernel], which: Pass, share: float = 1.0
+        self,
+        item: Work,
+        comms: Mapping[str, list[Comm]],
+        which: Pass,
+        share: float = 1.0,
+        again: bool = False,
+        comm_share: float = 1.0,
     ) -> Iterator[Segment]:
-        """The kernels of a piece of work with its collectives where they belong: one that overlaps is issued first."""
+        """The kernel of a piece of work in a pass, `share` of it, with its collectives where they belong: one that
+        overlaps is issued first.
+        """
         after: list[Segment] = []
-        for comm in comms:
-            if comm.at == item.name:
-                collective = self._collectives.price(comm, which, share)
-                if comm.before or collective.overlaps:
-                    yield collective
-                else:
-                    after.append(collective)
-        yield from kernels
+        for comm in comms.get(item.name, ()):
+            collective = inner_collective(comm, which, self._layout, comm_share)
+            if comm.before or collective.overlaps:
+                yield collective
+            else:
+                after.append(collective)
+        yield self._kernel(item, which, share, again)
         yield from after
 
-    def _share_again(self, item: Work) -> float:
-        """How much of a piece of work the recomputed modules play again."""
-        modules, constants = self._run.layout.recompute.modules, self._constants
+    def _share_again(self, item: Work, modules: tuple[str, ...]) -> float:
+        """How much of a piece of work recomputed `modules` play again."""
+        constants = self._layout.constants
         if isinstance(item, AttentionCore):
             return 0.0
         named = {"up_projection": "mla_up_proj", "mlp": "mlp", "moe": "moe"}.get(item.module)
@@ -125,63 +132,83 @@ class LayerSegments:
         is_named = "act" in modules or ("moe_act" in modules and item.module == "moe")
         return constants.activation_again if item.role == "activation" and is_named else 0.0
 
-    def _kernel(self, item: Work, which: Pass, share: float = 1.0, again: bool = False) -> Kernel:
+    def _kernel(self, item: Work, which: Pass, share: float, again: bool) -> Kernel:
         """A piece of work in a pass, `share` of it."""
+        if (item, which) not in self._kernels:
+            self._kernels[item, which] = self._seconds(item, which), self._flops(item, which)
+        seconds, flops = self._kernels[item, which]
+        if again:
+            return Kernel(f"{item.name}_again", share * seconds, "recompute", share * flops)
         cause: KernelCause = "memory"
         if not isinstance(item, Elementwise):
             cause = "matmul" if isinstance(item, Matmul) else "attention"
-        name = f"{item.name}_again" if again else f"{item.name}{_SUFFIXES[which]}"
-        flops = share * self._flops(item, which)
-        return Kernel(name, share * self._seconds(item, which), "recompute" if again else cause, flops)
+        return Kernel(f"{item.name}{_SUFFIXES[which]}", share * seconds, cause, share * flops)
 
     def _flops(self, item: Work, which: Pass) -> float:
         if isinstance(item, Elementwise) or (isinstance(item, AttentionCore) and which == "W"):
             return 0.0
         if isinstance(item, AttentionCore):
-            direction: Literal["F", "B"] = "F" if which == "F" else "B"
-            return attention_flops(item, self._sizes, direction, self._rates, self._constants)
-        sizes = self._axes.mean(self._sizes) if item.experts else self._region(item)
-        return 2 * math.prod(shape(item, sizes, which)) * (sizes[Dim.EXPERTS] if item.experts else 1)
+            return attention_flops(item, _direction(which), self._layout)
+        if not item.experts:
+            return 2 * math.prod(self._shape(item))
+        sizes = self._layout.axes.mean(self._layout.sizes)
+        return 2 * math.prod(shape(item, sizes, which)) * sizes[Dim.EXPERTS]
 
     def _seconds(self, item: Work, which: Pass) -> float:
         """What a piece of work takes, as it was measured or by the roofline; what takes no time was not measured."""
-        predicted = self._predicted(item, which)
+        predicted, layout = self._predicted(item, which), self._layout
         if self._layers is None or not predicted:
             return predicted
         name, sizes = f"{item.name}{_SUFFIXES[which]}", self._region(item)
-        measured = self._layers.seconds(name, kernel_shape(item, sizes, which, self._run))
+        measured = self._layers.seconds(name, kernel_shape(item, sizes, which, layout.model, layout.precision))
         if measured is None or not isinstance(item, Matmul):
             return predicted if measured is None else measured
-        experts = sizes[Dim.EXPERTS] if item.experts else None
-        return measured + cast_seconds(self._cast(item, sizes), self._layer_rates, self._constants, experts)
+        return measured + cast_seconds(self._cast(item), layout.layer_rates, layout.constants, self._experts(item))
 
     def _region(self, item: Work) -> Sizes:
         """The lengths that a piece of work has on this rank."""
+        layout = self._layout
         if isinstance(item, AttentionCore):
-            return self._sizes
+            return layout.sizes
         if isinstance(item, Matmul):
-            return self._axes.region(self._sizes, item.inner + item.cols, item.experts)
-        return self._axes.region(self._sizes, item.width, item.experts or item.role == "embedding")
+            return layout.axes.region(layout.sizes, item.inner + item.cols, item.experts)
+        return layout.axes.region(layout.sizes, item.width, item.experts or item.role == "embedding")
 
     def _predicted(self, item: Work, which: Pass) -> float:
-        run, rates, constants = self._run, self._rates, self._constants
+        layout = self._layout
         if isinstance(item, Matmul):
-            sizes = self._region(item)
-            experts = sizes[Dim.EXPERTS] if item.experts else None
-            kind = self._layer_rates if item.layer else rates
-            return matmul_seconds(*shape(item, sizes, which), kind, constants, experts, self._cast(item, sizes))
+            rates, sides = layout.layer_rates if item.layer else layout.rates, turned(self._shape(item), which)
+            return matmul_seconds(*sides, rates, layout.constants, self._experts(item), self._cast(item))
         if isinstance(item, AttentionCore):
-            if which == "W":
-                return 0.0
-            return attention_seconds(item, self._sizes, "F" if which == "F" else "B", run, rates, constants)
-        return elementwise_seconds(item, self._region(item), which, run, rates, constants)
+            return 0.0 if which == "W" else attention_seconds(item, _direction(which), layout)
+        return elementwise_seconds(item, self._region(item), which, layout)
 
-    def _cast(self, item: Matmul, sizes: Sizes) -> float:
+    def _shape(self, item: Matmul) -> tuple[float, float, float]:
+        """The shape of a matmul in F."""
+        if item not in self._shapes:
+            self._shapes[item] = shape(item, self._region(item), "F")
+        return self._shapes[item]
+
+    def _experts(self, item: Matmul) -> float | None:
+        return self._layout.sizes[Dim.EXPERTS] if item.experts else None
+
+    def _cast(self, item: Matmul) -> float:
         """Operand elements of a matmul (of each expert's) that are cast to fp8 or fp4 in each pass."""
-        if not (item.layer and self._layer_rates.cast):
+        layout = self._layout
+        if not (item.layer and layout.layer_rates.cast):
             return 0.0
-        rows, inner, cols = shape(item, sizes, "F")
-        return rows * inner + self._constants.cast_weights * inner * cols / self._run.microbatches
+        rows, inner, cols = self._shape(item)
+        return rows * inner + layout.constants.cast_weights * inner * cols / layout.microbatches_of_cast
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def layer_segments(layout: Sublayout) -> LayerSegments:
+    """The prices of a sublayout by the roofline, the same for everyone who asks."""
+    return LayerSegments(layout)
+
+
+def _direction(which: Pass) -> Literal["F", "B"]:
+    return "F" if which == "F" else "B"
 
 
 def _block(segments: Iterable[Segment]) -> Block:

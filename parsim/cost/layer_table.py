@@ -26,7 +26,7 @@ from parsim.cost.cost_file import check_head, non_negative
 from parsim.errors import SpecError
 from parsim.model.dims import Dim, Sizes, length, rows_of
 from parsim.model.layer import Elementwise, Matmul, Pass, Role, Work, shape
-from parsim.spec import Run
+from parsim.spec import ModelSpec, Run
 from parsim.spec.layout import Precision
 
 __all__ = ["KernelShape", "LayerLookup", "LayerTable", "kernel_shape", "layer_table_from_document"]
@@ -101,9 +101,8 @@ class LayerLookup:
         return f"{said}; by the roofline: {', '.join(left[:6])}{more}"
 
 
-def kernel_shape(item: Work, sizes: Sizes, which: Pass, run: Run) -> KernelShape:
+def kernel_shape(item: Work, sizes: Sizes, which: Pass, model: ModelSpec, precision: Precision) -> KernelShape:
     """The shape of a piece of work in a pass, for local `sizes`."""
-    precision = run.layout.precision
     plain = "bf16" if "fp8" in precision or "fp4" in precision else precision
     if isinstance(item, Matmul):
         sides = dict(zip(_REQUIRED["matmul"], shape(item, sizes, which), strict=True))
@@ -114,7 +113,6 @@ def kernel_shape(item: Work, sizes: Sizes, which: Pass, run: Run) -> KernelShape
     if isinstance(item, Elementwise):
         elements = rows_of(sizes, item.experts) * length(item.width, sizes)
         return _shape(item.role, {"elements": elements}, plain, direction)
-    model = run.model
     heads = sizes[Dim.QUERY] / model.head_dim
     lengths = {
         "batch": sizes[Dim.BATCH],

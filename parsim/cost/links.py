@@ -20,7 +20,7 @@ from parsim.network.price import Links, Path, collective_seconds, path_between, 
 from parsim.network.tiers import Flows, crossing
 from parsim.spec import ClusterSpec, Mesh, NodeSpec, Run
 
-__all__ = ["DataPaths", "RunLinks", "links_of"]
+__all__ = ["DataPaths", "Grouping", "Message", "RunLinks", "links_of"]
 
 
 class DataPaths(NamedTuple):

@@ -1,10 +1,12 @@
 """Rates: how fast one GPU of a run is, read from its file once."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from parsim.cost.constants import Constants
 from parsim.errors import LayoutError
-from parsim.spec import Run
+from parsim.spec import GpuSpec, Run, Software
+from parsim.spec.layout import Precision
 
 __all__ = ["Rates", "layer_rates_of", "rates_of"]
 
@@ -43,61 +45,61 @@ def rates_of(run: Run, constants: Constants) -> Rates:
     Efficiencies are of sustained runs, and a short benchmark that its file calls not throttled is faster on GPUs with
     fp8 (Ampere never throttled). Raises LayoutError where the GPU's file has no rate or no efficiency for them.
     """
-    gpu, precision = run.cluster.node.gpu, "bf16" if _narrow(run) else run.layout.precision
-    blackwell = "fp4" in gpu.flops_per_s
-    deterministic = constants.deterministic_blackwell if blackwell else constants.deterministic_backward
-    share = _matmul_share(run, precision, constants)
-    return Rates(
-        peak_flops_per_s=gpu.peak_flops_per_s(precision),
-        matmul=share,
-        attention=_attention_share(run),
-        hbm_bytes_per_s=gpu.hbm_bytes_per_s,
-        hbm=gpu.efficiency.hbm,
-        sms=gpu.sm_count,
-        launch_s=gpu.launch_s,
-        word_bytes=run.layout.word_bytes,
-        deterministic=deterministic if run.software.deterministic_attention else 1.0,
-    )
+    return _both_rates(run.cluster.node.gpu, run.software, run.layout.precision, run.layout.word_bytes, constants)[0]
 
 
 def layer_rates_of(run: Run, constants: Constants) -> Rates:
     """The rates of the layers' matmuls, which alone run in fp8 or fp4. Raises as `rates_of`."""
-    rates, precision = rates_of(run, constants), run.layout.precision
-    if not _narrow(run):
-        return rates
-    dtype = "fp4" if precision == "nvfp4" else "fp8"
+    return _both_rates(run.cluster.node.gpu, run.software, run.layout.precision, run.layout.word_bytes, constants)[1]
+
+
+@lru_cache(maxsize=1024)
+def _both_rates(
+    gpu: GpuSpec, software: Software, precision: Precision, word_bytes: int, constants: Constants
+) -> tuple[Rates, Rates]:
+    """Outside the layers' matmuls, and theirs."""
+    narrow = "fp8" in precision or "fp4" in precision
+    wide: Precision = "bf16" if narrow else precision
+    blackwell = "fp4" in gpu.flops_per_s
+    deterministic = constants.deterministic_blackwell if blackwell else constants.deterministic_backward
+    rates = Rates(
+        peak_flops_per_s=gpu.peak_flops_per_s(wide),
+        matmul=_matmul_share(gpu, software, precision, wide, constants),
+        attention=_attention_share(gpu, software),
+        hbm_bytes_per_s=gpu.hbm_bytes_per_s,
+        hbm=gpu.efficiency.hbm,
+        sms=gpu.sm_count,
+        launch_s=gpu.launch_s,
+        word_bytes=word_bytes,
+        deterministic=deterministic if software.deterministic_attention else 1.0,
+    )
+    if not narrow:
+        return rates, rates
     scaling = {
         "fp8-rowwise": constants.rowwise,
         "fp8-blockwise": constants.blockwise,
         "fp8-fine-grained": constants.blockwise,
     }
-    return replace(
+    return rates, replace(
         rates,
-        peak_flops_per_s=run.cluster.node.gpu.peak_flops_per_s(precision),
-        matmul=_matmul_share(run, dtype, constants),
+        peak_flops_per_s=gpu.peak_flops_per_s(precision),
+        matmul=_matmul_share(gpu, software, precision, "fp4" if precision == "nvfp4" else "fp8", constants),
         cast=True,
         scaling=scaling.get(precision, 1.0),
     )
 
 
-def _narrow(run: Run) -> bool:
-    return "fp8" in run.layout.precision or "fp4" in run.layout.precision
-
-
-def _matmul_share(run: Run, dtype: str, constants: Constants) -> float:
-    gpu = run.cluster.node.gpu
+def _matmul_share(gpu: GpuSpec, software: Software, precision: Precision, dtype: str, constants: Constants) -> float:
     shares = {str(name): share for name, share in gpu.efficiency.matmul.items()}
     share = shares.get(_SHARED.get(dtype, dtype))
     if share is None:
         known = ", ".join(shares) or "no precision"
-        raise LayoutError(
-            f"layout.precision {run.layout.precision}: no matmul efficiency for it on {gpu.name}; {known} would do"
-        )
-    return share if run.software.throttled or "fp8" not in gpu.flops_per_s else share / constants.unthrottled
+        raise LayoutError(f"layout.precision {precision}: no matmul efficiency for it on {gpu.name}; {known} would do")
+    return share if software.throttled or "fp8" not in gpu.flops_per_s else share / constants.unthrottled
 
 
-def _attention_share(run: Run) -> float:
-    gpu, kernel = run.cluster.node.gpu, str(run.software.attention)
+def _attention_share(gpu: GpuSpec, software: Software) -> float:
+    kernel = str(software.attention)
     if kernel == "unfused":
         return 0.0
     shares = {str(name): share for name, share in gpu.efficiency.attention.items()}

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-from parsim.cost.collectives import InnerCollectives
 from parsim.cost.constants import ASSUMED, FITTED, Constants
 from parsim.cost.layer_segments import LayerSegments
 from parsim.cost.layer_table import KernelShape, LayerLookup, LayerTable
 from parsim.cost.links import DataPaths, RunLinks, links_of
 from parsim.cost.priceable import check_priceable
-from parsim.cost.rates import Rates, layer_rates_of, rates_of
+from parsim.cost.rates import Rates, rates_of
 from parsim.cost.run_axes import RunAxes, axes_of
-from parsim.cost.segments import Block, Played, play, play_pair
-from parsim.cost.stage import Part, StageSegments
+from parsim.cost.segments import Block, Played
+from parsim.cost.stage import Part, StageSegments, stage_segments
 from parsim.cost.step_end import EndWork, Holding, StepEnd, end_work, straggler_factor
+from parsim.cost.sublayout import stage_layout_of, sublayout_of
 from parsim.errors import ScheduleError
 from parsim.model.dims import Sizes
 from parsim.model.layer import layer_kind
@@ -65,9 +65,7 @@ class RooflineCost:
         ranks = self.placement.rank_of[source], self.placement.rank_of[target]
         if ranks not in self._played:
             size = self._axes.pipeline.message(self._sizes).size_bytes
-            self._played[ranks] = (
-                0.0 if ranks[0] == ranks[1] else self._links.message_seconds(*ranks, size)
-            )
+            self._played[ranks] = 0.0 if ranks[0] == ranks[1] else self._links.message_seconds(*ranks, size)
         delay: float = self._played[ranks]
         return delay
 
@@ -170,11 +168,9 @@ class RooflineCost:
         return self._stages if self.run.model.moe is None else self._stage_segments(True, self._lookup)
 
     def _stage_segments(self, paired: bool, lookup: LayerLookup | None) -> StageSegments:
-        run, axes, sizes, constants = self.run, self._axes, self._sizes, self.constants
-        collectives = InnerCollectives(run, self._links, constants, paired)
-        layer_rates = layer_rates_of(run, constants)
-        layer = LayerSegments(run, axes, sizes, collectives, self._rates, layer_rates, constants, lookup)
-        return StageSegments(run, axes, sizes, layer, self._links, constants)
+        inner = sublayout_of(self.run, self._axes, self._sizes, self._links, self.constants, paired)
+        layout = stage_layout_of(self.run, self._axes, self._links, inner)
+        return stage_segments(layout) if lookup is None else StageSegments(layout, LayerSegments(inner, lookup))
 
     @cached_property
     def _layers(self) -> tuple[int, ...]:
@@ -206,8 +202,8 @@ class RooflineCost:
             return Played(0.0, {})
         key = tuple((op.kind, self._part(op.stage)) for op in slot.ops)
         if key not in self._played:
-            blocks = self.segments(slot)
-            self._played[key] = play(blocks[0]) if slot.second is None else play_pair(*blocks)
+            stages = self._stages if slot.second is None else self._paired_stages
+            self._played[key] = stages.played(*((self._part(op.stage), op.kind) for op in slot.ops))
         played: Played = self._played[key]
         return played
 

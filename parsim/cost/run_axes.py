@@ -10,39 +10,30 @@ from parsim.axes.ep import ExpertAxis
 from parsim.axes.pp import PipelineAxis
 from parsim.axes.tp import TensorAxis
 from parsim.model.dims import Dim, Extent, Sizes, extent_dims, model_sizes, padded_vocab
-from parsim.model.routing import EVEN, Crowding, crowding_of
+from parsim.model.routing import crowding_of
 from parsim.spec import Run
 
-__all__ = ["RunAxes", "axes_of"]
+__all__ = ["InnerAxes", "RunAxes", "axes_of"]
 
 _CUT_MESSAGES = frozenset({"megatron-2021", "megatron-2022", "zero-bubble-megatron"})  # scatter, send, gather
 
 
 @dataclass(frozen=True)
-class RunAxes:
-    """All axes of one run. The experts' are None where the model has none."""
+class InnerAxes:
+    """The axes whose collectives stand between an op's kernels. The experts' are None where the model has none.
+
+    `computed`: rows that experts compute on the mean rank over those routed.
+    """
 
     tensor: TensorAxis
     context: ContextAxis
-    data: DataAxis
-    pipeline: PipelineAxis
     expert: ExpertAxis | None = None
     expert_tensor: TensorAxis | None = None
-    expert_data: DataAxis | None = None
-    crowding: Crowding = EVEN
+    computed: float = 1.0
 
-    @property
-    def inside(self) -> tuple[Axis, ...]:
-        """The axes whose collectives stand between an op's kernels."""
+    def __iter__(self) -> Iterator[Axis]:
         found = (self.tensor, self.context, self.expert, self.expert_tensor)
-        return tuple(axis for axis in found if axis is not None)
-
-    @property
-    def holders(self) -> Iterator[DataAxis]:
-        """The axes whose ranks hold the same weights: everyone's, and the experts'."""
-        yield self.data
-        if self.expert_data is not None:
-            yield self.expert_data
+        return (axis for axis in found if axis is not None)
 
     def region(self, sizes: Sizes, extent: Extent, experts: bool = False) -> Sizes:
         """Lengths for work over `extent` on one rank: with sequence parallelism tp cuts the tokens where it cuts no dim
@@ -60,14 +51,51 @@ class RunAxes:
 
     def mean(self, sizes: Sizes) -> Sizes:
         """Lengths with the rows that experts compute on the mean rank, dropped and padded ones accounted for."""
-        return _routed(sizes, self.crowding.computed)
+        return _routed(sizes, self.computed)
+
+
+@dataclass(frozen=True)
+class RunAxes:
+    """All axes of one run. The experts' are None where the model has none."""
+
+    inner: InnerAxes
+    data: DataAxis
+    pipeline: PipelineAxis
+    expert_data: DataAxis | None = None
+
+    @property
+    def tensor(self) -> TensorAxis:
+        """The inner axis of tp."""
+        return self.inner.tensor
+
+    @property
+    def context(self) -> ContextAxis:
+        """The inner axis of cp."""
+        return self.inner.context
+
+    @property
+    def expert(self) -> ExpertAxis | None:
+        """The inner axis of ep."""
+        return self.inner.expert
+
+    @property
+    def expert_tensor(self) -> TensorAxis | None:
+        """The inner axis of expert_tp."""
+        return self.inner.expert_tensor
+
+    @property
+    def holders(self) -> Iterator[DataAxis]:
+        """The axes whose ranks hold the same weights: everyone's, and the experts'."""
+        yield self.data
+        if self.expert_data is not None:
+            yield self.expert_data
 
     def sizes(self, run: Run) -> dict[Dim, float]:
         """Lengths on one rank, for one micro-batch."""
         layout = run.layout
         whole = model_sizes(run.model, layout.micro_batch_size * layout.mesh.dp, run.batch.sequence_length)
         whole[Dim.VOCAB] = padded_vocab(run.model.vocab, run.software.vocab_pad_multiple, layout.mesh.tp)
-        axes: tuple[Axis, ...] = (*self.inside, *self.holders)
+        axes: tuple[Axis, ...] = (*self.inner, *self.holders)
         return local_sizes(whole, axes, {Dim.KV: run.model.head_dim})
 
 
@@ -94,21 +122,16 @@ def axes_of(run: Run, expert_domains: int = 1) -> RunAxes:
         sets=sets,
         experts=False,
     )
-    axes = RunAxes(
-        tensor=TensorAxis(mesh.tp, layout.sequence_parallel, run.model.parallel_residual, word),
-        context=ContextAxis(mesh.cp, layout.cp_comm, word),
-        data=data,
-        pipeline=PipelineAxis(mesh.pp, 1 / mesh.tp if cut else 1.0, word),
-    )
+    tensor = TensorAxis(mesh.tp, layout.sequence_parallel, run.model.parallel_residual, word)
+    context = ContextAxis(mesh.cp, layout.cp_comm, word)
+    pipeline = PipelineAxis(mesh.pp, 1 / mesh.tp if cut else 1.0, word)
     moe = run.model.moe
     if moe is None:
-        return axes
+        return RunAxes(InnerAxes(tensor, context), data, pipeline)
     crowding = crowding_of(run)
-    return RunAxes(
-        axes.tensor,
-        axes.context,
-        axes.data,
-        axes.pipeline,
+    inner = InnerAxes(
+        tensor,
+        context,
         ExpertAxis(
             layout.ep,
             moe.topk,
@@ -122,6 +145,12 @@ def axes_of(run: Run, expert_domains: int = 1) -> RunAxes:
             crowding.busiest(expert_domains),
         ),
         TensorAxis(layout.expert_tp, layout.sequence_parallel, word_bytes=word, name="expert_tp", experts=True),
+        crowding.computed,
+    )
+    return RunAxes(
+        inner,
+        data,
+        pipeline,
         DataAxis(
             run.expert_dp,
             data.sharded,
@@ -131,5 +160,4 @@ def axes_of(run: Run, expert_domains: int = 1) -> RunAxes:
             scattered=data.scattered,
             experts=True,
         ),
-        crowding,
     )

@@ -9,16 +9,14 @@ host time each, and each micro-batch pays a loop on every stage.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from parsim.axes.axis import CollectiveKind, Comm
-from parsim.axes.dp import DataAxis
-from parsim.cost.constants import Constants
-from parsim.cost.layer_segments import LayerSegments
-from parsim.cost.links import DataPaths, RunLinks
+from parsim.cost.layer_segments import LayerSegments, layer_segments
 from parsim.cost.optimizer import newton_schulz_flops
-from parsim.cost.run_axes import RunAxes
-from parsim.cost.segments import Block, Collective, Kernel, play
-from parsim.model.dims import Dim, Sizes
+from parsim.cost.segments import Block, Collective, Kernel, Played, play, play_pair
+from parsim.cost.sublayout import CutWeights, StageLayout
+from parsim.model.dims import Dim
 from parsim.model.layer import (
     LayerKind,
     Pass,
@@ -32,11 +30,11 @@ from parsim.model.layer import (
 )
 from parsim.network.price import collective_seconds
 from parsim.plan.op import Kind
-from parsim.spec import Run
 
-__all__ = ["Part", "StageSegments"]
+__all__ = ["Part", "StageSegments", "stage_segments"]
 
 _NOTICED_S = 1e-9
+_REMEMBERED = 16_384  # layouts of stages
 _PASSES: dict[Kind, Pass] = {Kind.F: "F", Kind.I: "I", Kind.W: "W"}
 
 
@@ -51,31 +49,32 @@ class Part:
 
 
 class StageSegments:
-    """Blocks and parameters of the parts of one run."""
+    """Blocks and parameters of the parts of a layout whose layers `segments` prices."""
 
-    def __init__(
-        self,
-        run: Run,
-        axes: RunAxes,
-        sizes: Sizes,
-        layer: LayerSegments,
-        links: RunLinks,
-        constants: Constants,
-    ) -> None:
-        self._run, self._axes, self._sizes = run, axes, sizes
-        self._segments, self._links, self._constants = layer, links, constants
-        self._mtp = layer_kind(run.model, run.model.layers)
+    def __init__(self, layout: StageLayout, segments: LayerSegments) -> None:
+        self._layout, self._segments, inner = layout, segments, layout.inner
+        self._model, self._sizes, self._constants = inner.model, inner.sizes, inner.constants
+        self._mtp = layer_kind(inner.model, inner.model.layers)
         self._layers: dict[tuple[LayerKind, Kind, bool], tuple[Block, ...]] = {}
+        self._weights: dict[tuple[LayerKind, bool], float] = {}
+        self._played: dict[tuple[tuple[Part, Kind], ...], Played] = {}
+
+    def played(self, *ops: tuple[Part, Kind]) -> Played:
+        """One op alone on an empty pair of streams, or two together."""
+        if ops not in self._played:
+            blocks = [self.blocks(*op) for op in ops]
+            self._played[ops] = play(blocks[0]) if len(blocks) == 1 else play_pair(*blocks)
+        return self._played[ops]
 
     def parameters(self, part: Part, experts: bool = False) -> float:
         """Matmul and embedding weights of a part on one rank: its share of them; or those of its experts."""
-        predicted = self._run.model.mtp_layers if part.last else 0
+        predicted = self._model.mtp_layers if part.last else 0
         held = sum(self._parameters(kind, experts) for kind in part.layers)
         held += predicted * self._parameters(self._mtp, experts)
         if experts:
             return held
         table = self._sizes[Dim.VOCAB] * self._sizes[Dim.HIDDEN]
-        shared = part.first and part.last and self._run.model.tied_embeddings
+        shared = part.first and part.last and self._model.tied_embeddings
         tables = int(part.first) + int(part.last) - int(shared)
         return held + predicted * matmul_parameters(mtp_projection(), self._sizes) + tables * table
 
@@ -93,13 +92,16 @@ class StageSegments:
         return tuple(block for block in ordered if block)
 
     def _parameters(self, kind: LayerKind, experts: bool) -> float:
-        return matmul_parameters(layer_work(self._run.model, kind), self._sizes, experts)
+        if (kind, experts) not in self._weights:
+            work = layer_work(self._model, kind)
+            self._weights[kind, experts] = matmul_parameters(work, self._sizes, experts)
+        return self._weights[kind, experts]
 
     def orthogonalised_flops(self, part: Part, experts: bool = False) -> float:
         """FLOP that Muon takes for a part's matrices on one rank, or for those of its experts."""
-        predicted = (self._mtp,) * self._run.model.mtp_layers if part.last else ()
+        predicted = (self._mtp,) * self._model.mtp_layers if part.last else ()
         kinds = (*part.layers, *predicted)
-        return sum(newton_schulz_flops(layer_work(self._run.model, kind), self._sizes, experts) for kind in kinds)
+        return sum(newton_schulz_flops(layer_work(self._model, kind), self._sizes, experts) for kind in kinds)
 
     def _layers_of(self, part: Part, kind: Kind) -> Iterator[Block]:
         """The blocks of a part's layers, in the order of the pass."""
@@ -107,15 +109,15 @@ class StageSegments:
         for layer, again in marked if kind is Kind.F else reversed(marked):
             key = layer, kind, again
             if key not in self._layers:
-                self._layers[key] = self._layer(layer_work(self._run.model, layer), kind, again, layer.experts)
+                self._layers[key] = self._layer(layer_work(self._model, layer), kind, again, layer.experts)
             yield from self._layers[key]
 
     def _last(self, kind: Kind) -> tuple[Block, ...]:
         """Head and loss; behind them each MTP layer with a head of its own use."""
         forward = self._end(head(), kind)
-        for _ in range(self._run.model.mtp_layers):
+        for _ in range(self._model.mtp_layers):
             projection = self._layer(mtp_projection(), kind, False, False, host=False)
-            layer = self._layer(layer_work(self._run.model, self._mtp), kind, False, self._mtp.experts)
+            layer = self._layer(layer_work(self._model, self._mtp), kind, False, self._mtp.experts)
             more = (*projection, *layer) if kind is Kind.F else (*layer, *projection)
             own = self._end(head(), kind)
             forward = (*forward, *more, *own) if kind is Kind.F else (*own, *more, *forward)
@@ -136,24 +138,24 @@ class StageSegments:
         elif which == "W":
             block, share = self._segments.weight_gradient(work), 0.5
         else:
-            core = again and "core_attn" in self._run.layout.recompute.modules
+            core = again and "core_attn" in (self._layout.modules or ())
             block = self._segments.input_gradient(work, core)
             block, share = ((*self._recomputed(work), *block) if again else block), 0.5
         return self._with_host(block, share, experts) if host else block
 
     def _recomputed(self, work: tuple[Work, ...]) -> Block:
         """What the backward plays of the forward: a whole layer, about half of it (every second matmul), or modules."""
-        recompute, constants = self._run.layout.recompute, self._constants
-        if recompute.mode == "full":
+        modules, constants = self._layout.modules, self._constants
+        if modules is None:
             return self._segments.forward(work, again=True)
-        if "every_second_matmul" in recompute.modules:
+        if "every_second_matmul" in modules:
             shares = constants.alternate_matmuls, constants.alternate_tensor_parallel
             return self._segments.forward(work, *shares, again=True)
-        return self._segments.modules_again(work)
+        return self._segments.modules_again(work, modules)
 
     def _with_host(self, block: Block, share: float, experts: bool) -> Block:
         """The block, and how much longer the host needs to launch it than the GPU to play it."""
-        constants, graphs = self._constants, self._run.software.cuda_graphs
+        constants, graphs = self._constants, self._layout.inner.software.cuda_graphs
         whole = constants.host_moe_layer_s if experts else constants.host_layer_s
         host = 0.0 if graphs in ("full", "full_iteration") else whole * share
         if isinstance(graphs, tuple):
@@ -172,14 +174,14 @@ class StageSegments:
 
     def _gathers(self, work: tuple[Work, ...], passes: tuple[Pass, ...], hidden: bool = True) -> Iterator[Collective]:
         """Gathers and scatters of one layer's cut parameters, everyone's and the experts'."""
-        for axis in self._axes.holders:
+        for cut in self._layout.cut:
             for which in passes:
-                for comm in axis.comms(work, self._sizes, which):
-                    yield self._gather(comm, axis, hidden)
+                for comm in cut.axis.comms(work, self._sizes, which):
+                    yield self._gather(comm, cut, hidden)
 
-    def _gather(self, comm: Comm, axis: DataAxis, hidden: bool = True) -> Collective:
-        constants, tensors = self._constants, self._run.software.fsdp_unit == "tensor"
-        paths = self._paths(axis)
+    def _gather(self, comm: Comm, cut: CutWeights, hidden: bool = True) -> Collective:
+        constants, software, (axis, paths) = self._constants, self._layout.inner.software, cut
+        tensors = software.fsdp_unit == "tensor"
         path = paths.whole if axis.sets == 1 else paths.inside
         if comm.kind == "all_reduce":
             path = paths.across
@@ -187,30 +189,33 @@ class StageSegments:
         seconds = pieces * collective_seconds(comm.kind, comm.size_bytes / pieces, path)
         if tensors:
             seconds /= constants.tensor_unit_rate
-        if comm.kind == "all_gather" and not self._run.layout.reshard_after_forward:
-            seconds /= self._run.microbatches  # gathered in the first micro-batch alone: its mean over all of them
-        overlaps = hidden and not tensors and self._run.software.dp_overlap
+        if comm.kind == "all_gather":
+            seconds /= self._layout.microbatches_of_gather  # the mean, where only the first of them gathers
+        overlaps = hidden and not tensors and software.dp_overlap
         return Collective(
             comm.kind, comm.axis, comm.size_bytes, path.ranks, seconds, overlaps, constants.fsdp_contention
         )
-
-    def _paths(self, axis: DataAxis) -> DataPaths:
-        return self._links.expert_data if axis.experts else self._links.data
 
     def _unhidden(self, part: Part, kind: Kind) -> Iterator[Block]:
         """What nothing hides with cut parameters: the first layer's gather and the last one's scatter, and both of
         embedding and head. With cut gradients, the scatter.
         """
         which: Pass = "F" if kind is Kind.F else "W"
-        data = self._axes.data
-        if kind is Kind.I or data.ranks == 1 or not (data.sharded or (data.scattered and which == "W")):
+        cut = next((cut for cut in self._layout.cut if not cut.axis.experts), None)
+        if kind is Kind.I or cut is None or not (cut.axis.sharded or which == "W"):
             return
         if part.layers:
-            work = layer_work(self._run.model, part.layers[0])
+            work = layer_work(self._model, part.layers[0])
             yield from ((collective,) for collective in self._gathers(work, (which,), hidden=False))
-        ends = self.parameters(replace(part, layers=()))
+        data, ends = cut.axis, self.parameters(replace(part, layers=()))
         if ends:
             size = data.word_bytes if which == "F" else data.gradient_bytes
             kind_of: CollectiveKind = "all_gather" if which == "F" else "reduce_scatter"
             table = Comm(kind_of, data.name, "tables", size * ends)
-            yield (self._gather(table, data, hidden=False),)
+            yield (self._gather(table, cut, hidden=False),)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def stage_segments(layout: StageLayout) -> StageSegments:
+    """The prices of a layout's stages by the roofline, the same for everyone who asks."""
+    return StageSegments(layout, layer_segments(layout.inner))

@@ -6,6 +6,7 @@ as `Sizes`: the global ones come from a model, the local ones from the axes that
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 
 from parsim.spec import ModelSpec
 
@@ -85,7 +86,10 @@ def padded_vocab(vocab: int, multiple: int | None, tp: int) -> int:
 
 def length(extent: Extent, sizes: Sizes) -> float:
     """Length of a sum of dims."""
-    return sum(factor * sizes[dim] for factor, dim in extent)
+    total: float = 0
+    for factor, dim in extent:
+        total += factor * sizes[dim]
+    return total
 
 
 def rows_of(sizes: Sizes, experts: bool = False) -> float:
@@ -93,6 +97,7 @@ def rows_of(sizes: Sizes, experts: bool = False) -> float:
     return sizes[Dim.ROUTED] if experts else sizes[Dim.BATCH] * sizes[Dim.SEQ]
 
 
+@lru_cache(maxsize=1024)
 def extent_dims(extent: Extent) -> frozenset[Dim]:
     """The dims that a sum is made of."""
     return frozenset(dim for _, dim in extent)

@@ -5,6 +5,7 @@ Three kinds of work: `Matmul` (rows x inner @ inner x cols), `AttentionCore` (sc
 owes to others, follows from the axes that cut the dims.
 """
 
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from parsim.model.dims import Dim, Extent, Sizes, extent_dims, length, rows_of
@@ -28,6 +29,7 @@ __all__ = [
     "matmul_parameters",
     "mtp_projection",
     "shape",
+    "turned",
 ]
 
 Pass = Literal["F", "I", "W"]
@@ -85,6 +87,8 @@ _HIDDEN: Extent = ((1, Dim.HIDDEN),)
 _OUTPUT: Extent = ((1, Dim.OUTPUT),)
 _QKV: Extent = ((1, Dim.QUERY), (2, Dim.KV))
 _VOCAB: Extent = ((1, Dim.VOCAB),)
+_TOKENS = frozenset({Dim.BATCH, Dim.SEQ})
+_ROUTED = frozenset({Dim.ROUTED})
 
 
 def layer_kind(model: ModelSpec, layer: int) -> LayerKind:
@@ -106,14 +110,18 @@ def layer_work(model: ModelSpec, kind: LayerKind) -> tuple[Work, ...]:
     tensor parallelism owes (axes/tp.py).
     """
     window = model.sliding_window if kind.window else None
-    gates = 2 if model.gated_mlp else 1
+    return _layer_work(window, model.mla, model.moe if kind.experts else None, 2 if model.gated_mlp else 1)
+
+
+@lru_cache(maxsize=1024)
+def _layer_work(window: int | None, mla: MlaSpec | None, moe: MoeSpec | None, gates: int) -> tuple[Work, ...]:
     return (
         Elementwise("attention_norm", "norm", _HIDDEN),
-        *(_attention(window) if model.mla is None else _latent_attention(model.mla)),
+        *(_attention(window) if mla is None else _latent_attention(mla)),
         Matmul("proj", _OUTPUT, _HIDDEN),
         Elementwise("attention_dropout", "dropout", _HIDDEN),
         Elementwise("mlp_norm", "norm", _HIDDEN),
-        *(_experts(model.moe, gates) if kind.experts and model.moe else _mlp("", Dim.FFN, gates, "mlp")),
+        *(_mlp("", Dim.FFN, gates, "mlp") if moe is None else _experts(moe, gates)),
         Elementwise("mlp_dropout", "dropout", _HIDDEN),
     )
 
@@ -190,8 +198,14 @@ def shape(matmul: Matmul, sizes: Sizes, which: Pass) -> tuple[float, float, floa
     tokens, inner, cols = rows_of(sizes, matmul.experts), length(matmul.inner, sizes), length(matmul.cols, sizes)
     if matmul.experts:
         tokens /= sizes[Dim.EXPERTS]
+    return turned((tokens, inner, cols), which)
+
+
+def turned(forward: tuple[float, float, float], which: Pass) -> tuple[float, float, float]:
+    """The shape that a matmul of this shape in F has in a pass."""
+    tokens, inner, cols = forward
     if which == "F":
-        return tokens, inner, cols
+        return forward
     return (tokens, cols, inner) if which == "I" else (inner, tokens, cols)
 
 
@@ -201,7 +215,7 @@ def contracted(matmul: Matmul, which: Pass) -> frozenset[Dim]:
         return extent_dims(matmul.inner)
     if which == "I":
         return extent_dims(matmul.cols)
-    return frozenset({Dim.ROUTED} if matmul.experts else {Dim.BATCH, Dim.SEQ})
+    return _ROUTED if matmul.experts else _TOKENS
 
 
 def matmul_parameters(work: tuple[Work, ...], sizes: Sizes, experts: bool | None = None) -> float:

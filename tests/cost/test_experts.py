@@ -234,7 +234,7 @@ def test_flop_of_all_ranks_are_the_models(
     total = 0.0
     for item in work:
         if isinstance(item, Matmul):
-            here = axes.region(sizes, item.inner + item.cols, item.experts)
+            here = axes.inner.region(sizes, item.inner + item.cols, item.experts)
             count = here["experts"] if item.experts else 1  # type: ignore[index]
             for which in passes:
                 rows, inner, cols = shape(item, here, which)

@@ -39,7 +39,7 @@ def run_of(model: Any, mesh: dict[str, int], sequence: int, software: Any = None
 def sent(run: Run, axis: str, which: Any) -> tuple[Counter[str], float]:
     """Kinds of the collectives that a layer's pass owes on an axis, and the bytes that a rank sends in them."""
     axes = axes_of(run)
-    sizes, (chosen,) = axes.sizes(run), [each for each in axes.inside if each.name == axis]
+    sizes, (chosen,) = axes.sizes(run), [each for each in axes.inner if each.name == axis]
     comms = chosen.comms(layer_work(run.model, LayerKind()), sizes, which)
     bytes_sent = sum(ring_bytes(comm.kind, comm.size_bytes, chosen.degree) for comm in comms)
     return Counter(comm.kind for comm in comms), bytes_sent
