@@ -1,5 +1,6 @@
 """The memory ledger: what a rank holds, when, and every byte named."""
 
+from parsim.memory.profile import RankProfile, peak_bytes, profiles_of
 from parsim.memory.replay import CATEGORIES, Holding, Item, Moment, RankMemory, memory_samples, replay
 from parsim.memory.reserved import CONTEXT_BYTES, device_bytes, limited_bytes
 from parsim.memory.run_memory import holdings_of, memory_of, weight_share
@@ -12,12 +13,15 @@ __all__ = [
     "Item",
     "Moment",
     "RankMemory",
+    "RankProfile",
     "StageActivations",
     "device_bytes",
     "holdings_of",
     "limited_bytes",
     "memory_of",
     "memory_samples",
+    "peak_bytes",
+    "profiles_of",
     "replay",
     "scan",
     "weight_share",
