@@ -93,8 +93,9 @@ class Job:
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def job_of(run: Run, plan: Plan | None = None, **options: object) -> Job:
-    """The job that plays `run`, or `plan` in place of the run's schedule; `options` are Job's other fields.
+def job_of(run: Run, plan: Plan | None = None, planned_by: UnitCost | None = None, **options: object) -> Job:
+    """The job that plays `run`, or `plan` in place of the run's schedule; `options` are Job's other fields. An
+    automatic schedule is made for the times of `planned_by`, if they are given, not for the roofline's.
 
     Raises LayoutError for a run that cannot be played yet, ScheduleError (also DeadlockError) for a plan that is not
     sound, has ops that cannot be played, or does not fit the run, SpecError for impossible options. A job with `times`
@@ -102,7 +103,7 @@ def job_of(run: Run, plan: Plan | None = None, **options: object) -> Job:
     """
     if plan is not None:
         _check_kinds(plan)
-    full = plan_of(run, plan)
+    full = plan_of(run, plan, None if planned_by is None else lambda placement: planned_by)
     job = replace(Job(run, full), **options)  # type: ignore[arg-type]
     check_rules(run, RULES if job.times is None else _rules_of_emulation(), "the executor cannot play this yet")
     if run.layout.ep * run.layout.expert_tp > 1:

@@ -11,7 +11,6 @@ from parsim.axes.mesh import coordinates
 from parsim.cli.drawing import Drawing, bubble_facts, put_recording
 from parsim.cli.output import Outputs, json_text
 from parsim.cli.schedule import read_plan
-from parsim.cost.unit import UnitCost
 from parsim.errors import ScheduleError, SpecError
 from parsim.metrics import bubble
 from parsim.plan import Plan
@@ -84,11 +83,14 @@ def load_job(
         plan = None if plan_path is None else read_plan(plan_path)
     if times is not None and not emulate:
         raise SpecError("--times are for --emulate: without it ops take the time they take")
-    table: UnitCost | None = None
-    if emulate:
-        table = roofline_times(run, plan) if times is None else seconds_table(times)
-        check_table(table, plan_of(run, plan))
-    return job_of(run, plan, times=table, **options)
+    if not emulate:
+        return job_of(run, plan, **options)
+    if times is None:
+        return job_of(run, plan, times=roofline_times(run, plan), **options)
+    table, usual = seconds_table(times), plan_of(run, plan)
+    check_table(table, usual)
+    table.check(usual.placement.stages)
+    return job_of(run, plan, planned_by=table, times=table, **options)
 
 
 def run_of_plan(plan: Plan, overrides: tuple[str, ...] = ()) -> Run:

@@ -1,8 +1,8 @@
 """plan_of(run): the score that a run plays, the same for the simulator and the executor.
 
-An automatic schedule is made for the times that the roofline gives its stages, and for the share of an activation that
-W keeps by the memory ledger: they depend on the run and on where stages stand, not on the orders. A run that the
-roofline cannot price can still be played: in the order for F = I = W.
+An automatic schedule is made for the times that its stages have, the roofline's or whatever else plays it, and for the
+share of an activation that W keeps by the memory ledger: they depend on the run and on where stages stand, not on the
+orders. A run that the roofline cannot price can still be played: in the order for F = I = W.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,15 @@ from parsim.spec import Run
 __all__ = ["plan_of"]
 
 
-def plan_of(run: Run, plan: Plan | None = None, cost: Cost | None = None) -> Plan:
+def plan_of(run: Run, plan: Plan | None = None, timing: Callable[[Placement], Cost] | None = None) -> Plan:
     """The plan a run plays: its schedule's, or the given one if it fits the run; with gradient reduction and
-    optimizer step. An automatic schedule is made for `cost` in the place of the roofline, if it is given. Raises
-    ScheduleError where the schedule is not defined at this size, or the plan does not fit.
+    optimizer step. An automatic schedule is made for the costs of `timing` on its placement, if it is given, which
+    should be those that play it. Raises ScheduleError where the schedule is not defined at this size, or the plan does
+    not fit.
     """
     layout = run.layout
     if plan is None:
-        plan = _scheduled(run, cost)
+        plan = _scheduled(run, timing)
     else:
         check(plan)
         plan = _computing(plan)
@@ -42,7 +43,7 @@ def plan_of(run: Run, plan: Plan | None = None, cost: Cost | None = None) -> Pla
     return add_optimizer_step(add_gradient_reduction(plan))
 
 
-def _scheduled(run: Run, cost: Cost | None) -> Plan:
+def _scheduled(run: Run, timing: Callable[[Placement], Cost] | None) -> Plan:
     """The plan of the run's schedule, with the options that the layout states."""
     layout = run.layout
     stated = {"group_size": layout.group_size, "activation_limit_stages": layout.activation_limit_stages}
@@ -61,8 +62,8 @@ def _scheduled(run: Run, cost: Cost | None) -> Plan:
         pp, microbatches, stages = layout.mesh.pp, run.microbatches, layout.stages_per_rank
         return build(layout.schedule, pp, microbatches, stages, timing=timing, **options)
 
-    if cost is not None:
-        return made_for(lambda placement: cost)
+    if timing is not None:
+        return made_for(timing)
     try:
         return made_for(roofline)
     except LayoutError:

@@ -22,7 +22,7 @@ from parsim.metrics import RankUse, bubble
 from parsim.model.flops import model_flops
 from parsim.network.estimate import Correction
 from parsim.network.groups import axis_groups
-from parsim.plan import COMPUTE, Plan
+from parsim.plan import COMPUTE, Placement, Plan
 from parsim.run_plan import plan_of
 from parsim.sim import Noise, Played, Prices, compile_plan, latest_first_starts, play, play_events, prices, recording
 from parsim.sim.contention_run import play_contended
@@ -65,22 +65,27 @@ def simulate(
         raise SpecError(f"engine {engine}: one of {', '.join(_PLAYERS)}")
     if steps < 1:
         raise SpecError(f"steps {steps}: at least 1")
-    full_plan = plan_of(run, plan, cost)
     if cost is not None and correction is not None:
         raise SpecError(
             "measured costs hold their collectives already: a calibration of collectives cannot change them"
         )
     if cost is not None and layers is not None:
         raise SpecError("measured costs hold their kernels already: a layer table cannot change them")
-    cost = RooflineCost(run, full_plan.placement, correction=correction, layers=layers) if cost is None else cost
+
+    def priced_on(placement: Placement) -> StepCost:
+        return RooflineCost(run, placement, correction=correction, layers=layers) if cost is None else cost
+
+    measured = cost is not None or correction is not None or layers is not None
+    full_plan = plan_of(run, plan, priced_on if measured else None)
+    step_cost = priced_on(full_plan.placement)
     program = compile_plan(full_plan)
-    priced = _stretched(prices(program, cost), cost.straggler)
+    priced = _stretched(prices(program, step_cost), step_cost.straggler)
     memory = _memory(run, full_plan)
     noise = Noise(jitter, _slow_lanes(run, slow_ranks or {}), run.seed if seed is None else seed)
     lanes = run.layout.mesh.dp * run.layout.mesh.cp if every_rank or not noise.silent else 1
 
     _check_barrier(run, contention, noise)
-    contended = _contended(cost, lanes) if contention else None
+    contended = _contended(step_cost, lanes) if contention else None
 
     def take(step: int) -> Played:
         multipliers = None if lanes == 1 and noise.silent else noise.multipliers(program, lanes, step)
@@ -92,7 +97,8 @@ def simulate(
     first, barrier = take(0), not run.software.post_validation
     times = (lasting(first, barrier), *(lasting(take(step), barrier) for step in range(1, steps)))
     middle = sorted(range(steps), key=times.__getitem__)[(steps - 1) // 2]
-    return _read(run, cost, memory, take(middle) if middle else first, times, times[middle], every_rank, contention)
+    played = take(middle) if middle else first
+    return _read(run, step_cost, memory, played, times, times[middle], every_rank, contention)
 
 
 def _check_barrier(run: Run, contention: bool, noise: Noise) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from parsim.cost import RooflineCost, UnitCost, parse_times
+from parsim.cost import LayerTable, RooflineCost, UnitCost, parse_times
 from parsim.errors import ScheduleError, SpecError
 from parsim.memory import weight_share
 from parsim.metrics import activation_peaks
@@ -58,9 +58,9 @@ def test_other_times_make_another_plan() -> None:
     """Measured times go before the roofline's; a schedule that plans by no times does not ask for them."""
     run = make_run(activation_limit_stages=8)
     short_weight = parse_times("F=1,I=1.1,W=0.4,P2P=0.1")
-    plan = plan_of(run, cost=short_weight)
-    assert plan != plan_of(run, cost=UnitCost())
-    for other in (plan_of(run), plan_of(run, cost=UnitCost())):
+    plan = plan_of(run, timing=lambda placement: short_weight)
+    assert plan != plan_of(run, timing=lambda placement: UnitCost())
+    for other in (plan_of(run), plan_of(run, timing=lambda placement: UnitCost())):
         assert play_schedule(plan, short_weight).bubble.of_span <= play_schedule(other, short_weight).bubble.of_span
 
     class NotAsked(UnitCost):
@@ -68,7 +68,19 @@ def test_other_times_make_another_plan() -> None:
             raise AssertionError("1f1b asked for a time")
 
     plain = make_run(schedule="1f1b")
-    assert plan_of(plain, cost=NotAsked()) == plan_of(plain)
+    assert plan_of(plain, timing=lambda placement: NotAsked()) == plan_of(plain)
+
+
+def test_a_run_is_planned_by_what_plays_it() -> None:
+    """Kernels measured elsewhere change the order of an automatic schedule, which is no slower at them."""
+    run = make_run(activation_limit_stages=6)
+    roofline = RooflineCost(run, plan_of(run).placement)
+    by_shape = {shape: 2e-3 if shape.name == "attention" else 1e-4 for shape in roofline.kernel_shapes}
+    table = LayerTable(run.cluster.node.gpu.name, by_shape)
+    found, usual = simulate(run, layers=table), simulate(run, plan=plan_of(run), layers=table)
+    assert found.plan != usual.plan
+    assert found.step_time_s <= usual.step_time_s
+    assert simulate(run).plan == plan_of(run)
 
 
 def test_a_run_that_nobody_can_price_is_planned_for_equal_times() -> None:

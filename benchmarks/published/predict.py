@@ -144,7 +144,7 @@ def bubble_rate(run: Run, op_times_ms: Mapping[str, float]) -> float:
     parts = {"F": stages, "I": stages, "W": stages, "P2P": 1}
     times = {name: (float(op_times_ms[given]) / parts[name],) for name, given in names.items()}
     cost = UnitCost(times)
-    return play_schedule(plan_of(run, cost=cost), cost).bubble.of_span
+    return play_schedule(plan_of(run, timing=lambda placement: cost), cost).bubble.of_span
 
 
 def played(run: Run) -> tuple[Plan, Program]:

@@ -6,9 +6,10 @@ import pytest
 
 from executor.emulation_times import check_table, roofline_times, seconds_table
 from executor.fault import parse_fault
-from executor.job import job_of, labels_of
+from executor.job import Job, job_of, labels_of
 from executor.run_command import load_job, run_of_plan
 from parsim.errors import DeadlockError, LayoutError, ParsimError, ScheduleError, SpecError
+from parsim.memory import weight_share
 from parsim.plan import Kind, Op, parse_csv, plan_document
 from parsim.schedules import build
 from parsim.spec import load_run
@@ -153,3 +154,22 @@ def test_without_torch_there_is_one_line(
     assert capsys.readouterr().err == (
         "error: the executor needs PyTorch, which is not installed; pip install 'parsim-train[run]' would do\n"
     )
+
+
+def test_an_automatic_schedule_is_made_for_the_times_that_are_emulated() -> None:
+    """Ops that sleep for given times are ordered for these, as `parsim schedule` would order them."""
+    sets = ("layout.schedule=zb-auto", "layout.activation_limit_stages=6", "batch.global_batch_size=12")
+    times = "F=4ms,I=5ms,W=1ms"
+
+    def computing(job: Job) -> list[list[str]]:
+        return [[op for op in row if op[1] in "FIW"] for row in labels_of(job)]
+
+    emulated = load_job("tiny-local", sets, None, emulate=True, times=times)
+    other = load_job("tiny-local", sets, None, emulate=True, times="F=1ms:1ms:1ms:4ms,I=1ms:1ms:1ms:4ms,W=3ms")
+    share = weight_share(load_run("tiny-local", list(sets)))
+    table = seconds_table(times)
+    expected = build("zb-auto", 4, 12, timing=lambda placement: table, activation_limit_stages=6.0, weight_share=share)
+    assert computing(emulated) == [[str(slot) for slot in order] for order in expected.orders]
+    assert computing(other) != computing(emulated)
+    with pytest.raises(ScheduleError, match="times: F lists 2 stages, the plan has 4"):
+        load_job("tiny-local", sets, None, emulate=True, times="F=1ms:2ms,I=1ms,W=1ms")
