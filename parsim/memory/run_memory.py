@@ -1,6 +1,6 @@
 """The memory of a run: every pipeline rank's states and activations under its plan."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from parsim.errors import LayoutError
@@ -20,7 +20,7 @@ from parsim.plan.placement import Placement
 from parsim.plan.plan import Plan
 from parsim.spec import Run
 
-__all__ = ["holdings_of", "memory_of", "weight_share"]
+__all__ = ["holding_of", "holdings_of", "memory_of", "weight_share"]
 
 
 def memory_of(run: Run, plan: Plan) -> tuple[RankMemory, ...]:
@@ -36,7 +36,6 @@ def holdings_of(run: Run, placement: Placement) -> tuple[Holding, ...]:
     if run.layout.offload is not None:
         raise LayoutError("layout.offload: activations on the host are not in the memory ledger yet; none would do")
     parts = Parts(run, run.layers_of_parts(placement.parts))
-    habits = habits_of(run.software)
     activations = cache(parts.activations)
     found = []
     for rank in range(placement.ranks):
@@ -46,13 +45,18 @@ def holdings_of(run: Run, placement: Placement) -> tuple[Holding, ...]:
         by_stage: dict[int, StageActivations] = {
             stage: activations(part, count) for stage, part, count in zip(stages, own, recomputed, strict=True)
         }
-        layers = parts.layers_held(own)
-        held = sum(layers, parts.ends_held(own))
-        update = update_bytes(run, held, max(layers, key=lambda each: each.whole, default=Held()))
-        items = tuple(item for item in _items(parts, own, held, layers) if item.size)
-        lost = lost_bytes(run, parts.at, parts.model.vocab) if parts.last in own else 0.0
-        found.append(Holding(rank, items, by_stage, update, habits.gradients, lost))
+        found.append(holding_of(parts, rank, own, by_stage))
     return tuple(found)
+
+
+def holding_of(parts: Parts, rank: int, own: Sequence[int], by_stage: Mapping[int, StageActivations]) -> Holding:
+    """What lies on a pipeline rank that holds the parts `own`, one for each of its stages."""
+    run, layers = parts.run, parts.layers_held(own)
+    held = sum(layers, parts.ends_held(own))
+    update = update_bytes(run, held, max(layers, key=lambda each: each.whole, default=Held()))
+    items = tuple(item for item in _items(parts, own, held, layers) if item.size)
+    lost = lost_bytes(run, parts.at, parts.model.vocab) if parts.last in own else 0.0
+    return Holding(rank, items, by_stage, update, habits_of(run.software).gradients, lost)
 
 
 def _items(parts: Parts, own: Sequence[int], held: Held, layers: Sequence[Held]) -> Sequence[Item]:
