@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "scaling": BASE,
     "explanation": BASE | {"spec", "model", "axes", "cost", "plan", "timeline", "metrics"},
     "run_plan": BASE | {"spec", "plan", "schedules", "cost", "memory"},
+    "exchange": BASE | {"files", "spec", "axes", "network", "plan", "schedules", "run_plan", "cost", "timeline"},
     "step_result": BASE | {"spec", "model", "plan", "memory", "timeline", "metrics", "explanation"},
 }
 SEES_ALL = {"parsim", "cli", "schedule_result", "simulation"}

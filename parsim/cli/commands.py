@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from parsim.cli.exchange import export, import_
 from parsim.cli.options import Html, Json, Layers, Png, Trace
 from parsim.cli.scaling import scaling
+from parsim.cli.starting import check, init
 
 __all__ = ["app"]
 
@@ -305,35 +307,7 @@ def list_(
     list_command(what, json=json)
 
 
-@app.command()
-def init(
-    model: Annotated[
-        str, typer.Option(help="A model of `parsim list models`, or a path to a config.json.")
-    ] = "llama3-70b",
-    cluster: Annotated[str, typer.Option(help="A cluster of `parsim list clusters`.")] = "dgx-h100",
-    gpus: Annotated[int, typer.Option(help="How many GPUs.")] = 512,
-    out: Annotated[
-        Path, typer.Option(metavar="FILE", readable=False, help="Where to write the template; - for standard output.")
-    ] = Path("run.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
-) -> None:
-    """Write a commented run file to start from."""
-    from parsim.cli.template import init_command
-
-    init_command(model, cluster, gpus, out, force)
-
-
-@app.command()
-def check(
-    target: Annotated[
-        str | None, typer.Argument(metavar="RUN|PLAN", help="A run (YAML or name) or a plan (CSV or JSON).")
-    ] = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a run file.")] = False,
-) -> None:
-    """Say what is wrong with a run or a plan.
-
-    Nothing is simulated. A sound run also lists what it assumes.
-    """
-    from parsim.cli.template import check_command
-
-    check_command(target, schema)
+app.command()(init)
+app.command()(check)
+app.command()(export)
+app.command("import")(import_)

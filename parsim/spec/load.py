@@ -19,6 +19,7 @@ from parsim.spec.search import Search
 from parsim.spec.yaml_reader import read_document
 
 __all__ = [
+    "cluster_from_document",
     "load_cluster",
     "load_gpu",
     "load_model",

@@ -1,0 +1,92 @@
+"""`parsim export` and `parsim import` as commands: files, notes, refusals."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from parsim.exchange import SOURCES, TARGETS
+from parsim.spec import load_run
+from tests.cli.conftest import Cli
+
+Refused = Callable[[Sequence[object]], str]
+MEGATRON = "--num-layers 8 --hidden-size 256 --num-attention-heads 8 --vocab-size 1024 --seq-length 128 --bf16"
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_export_writes_what_it_names(cli: Cli, target: str) -> None:
+    code, out, err = cli("export", "run.yaml", "--to", target, "--out", "there")
+    assert (code, out) == (0, "")
+    wrote = [line.removeprefix("wrote ") for line in err.splitlines() if line.startswith("wrote ")]
+    assert "there" in wrote
+    assert all(Path(name).stat().st_size for name in wrote)
+    assert all(line.startswith(("note: ", "wrote ")) for line in err.splitlines())
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES))
+def test_what_is_exported_is_imported(cli: Cli, source: str) -> None:
+    assert cli("export", "run.yaml", "--to", source, "--out", "there").code == 0
+    code, out, err = cli("import", "--from", source, "there", "--like", "run.yaml", "--out", "back.yaml")
+    assert (code, out) == (0, ""), err
+    run, back = load_run("run.yaml"), load_run("back.yaml")
+    assert back.layout.mesh == run.layout.mesh
+    assert back.batch == run.batch
+    assert cli("check", "back.yaml").code == 0
+
+
+def test_export_and_import_speak_to_standard_output(cli: Cli) -> None:
+    code, out, err = cli("export", "run.yaml", "--to", "megatron", "--set", "layout.precision=fp16")
+    assert code == 0
+    assert "--fp16" in out
+    assert "note: cluster" in err
+    Path("train.sh").write_text(out)
+    code, out, _ = cli("import", "--from", "megatron", "train.sh", "--cluster", "dgx-a100")
+    assert code == 0
+    assert "dgx-a100" in out
+    assert "precision: fp16" in out
+
+
+def test_a_finalist_of_a_search_and_a_result_are_exported(cli: Cli) -> None:
+    run = load_run("run.yaml").document()
+    other = {**run, "seed": 7}
+    result = {"best": {"run": run}, "top": [{"run": run}, {"run": other}]}
+    Path("search.json").write_text(json.dumps(result))
+    assert "--seed 7" in cli("export", "search.json#2", "--to", "megatron").out
+    assert "--seed 0" in cli("export", "search.json", "--to", "megatron").out
+    Path("result.json").write_text(json.dumps({"step_time_s": 1.0, "run": other}))
+    assert "--seed 7" in cli("export", "result.json", "--to", "megatron").out
+    Path("plain.json").write_text(json.dumps(other))
+    assert "--seed 7" in cli("export", "plain.json", "--to", "megatron").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("export", "run.yaml"), "--to"),
+        (("export", "run.yaml", "--to", "megatronn"), "did you mean 'megatron'"),
+        (("export", "nope", "--to", "megatron"), "no bundled run"),
+        (("export", "search.json#3", "--to", "megatron"), "1 to 1 would do"),
+        (("export", "search.json#0", "--to", "megatron"), "a number from 1"),
+        (("export", "search.json#x", "--to", "megatron"), "a number from 1"),
+        (("export", "empty.json", "--to", "megatron"), "must be an object"),
+        (("export", "bare.json", "--to", "megatron"), "holds no `run`"),
+        (("export", "run.yaml", "--to", "megatron", "--out", "no/where"), "is not a directory"),
+        (("import", "train.sh"), "--from"),
+        (("import", "--from", "megatron", "nope.sh"), "no such file"),
+        (("import", "--from", "megatron", "train.sh", "train.sh"), "a run is read from one"),
+        (("import", "--from", "megatorn", "train.sh"), "did you mean 'megatron'"),
+        (("import", "--from", "megatron", "train.sh", "--gpus", 0), "--gpus 0"),
+        (("import", "--from", "megatron", "train.sh", "--cluster", "dgx-h1000"), "did you mean 'dgx-h100'"),
+        (("import", "--from", "megatron", "train.sh", "--like", "nope"), "no bundled run"),
+        (("import", "--from", "megatron", "bytes.sh"), "not UTF-8"),
+    ],
+)
+def test_refusals_are_one_line(refused: Refused, arguments: Sequence[object], says: str) -> None:
+    run = load_run("run.yaml").document()
+    Path("search.json").write_text(json.dumps({"top": [{"run": run}]}))
+    Path("empty.json").write_text("[]")
+    Path("bare.json").write_text(json.dumps({"best": {"layout": {}}}))
+    Path("train.sh").write_text(f"torchrun --nproc-per-node 1 pretrain_gpt.py {MEGATRON} --micro-batch-size 1\n")
+    Path("bytes.sh").write_bytes(b"\xff\xfe\x00--num-layers")
+    assert says in refused(arguments)
