@@ -13,12 +13,17 @@ REDUCE_GRAD lasts nothing and STEP holds it all. With parameters cut by FSDP, or
 have reduced already; inside a pipeline FSDP gathers and scatters once a step, of which 0.36 shows, and ZeRO-2 reduces a
 stage's gradients once, after its last backward (MegaScale, arXiv:2402.15627, 3.2), as ZeRO-1 does.
 
+A run may state its buckets (PyTorch DDP: a first one of 1 MiB, then 25 MiB). They are ready one by one, the gradients
+of the last layer first, and each waits for those before it: what shows is how long after the backward the last one
+ends. A single bucket has nothing to hide behind, many small ones pay their latency many times.
+
 Experts are reduced over the ranks that hold the same ones, everything else over dp and cp.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from parsim.axes.axis import Comm
@@ -30,7 +35,7 @@ from parsim.cost.rates import Rates
 from parsim.network.price import Path, collective_seconds
 from parsim.spec import Run
 
-__all__ = ["EndWork", "Holding", "StepEnd", "end_work", "straggler_factor"]
+__all__ = ["Bucket", "EndWork", "Holding", "StepEnd", "end_work", "straggler_factor"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,14 @@ class Holding(NamedTuple):
     paths: DataPaths
 
 
+class Bucket(NamedTuple):
+    """Gradients that are reduced together, when the `ready` share of a backward is over."""
+
+    ready: float
+    seconds: float
+    size_bytes: float
+
+
 @dataclass(frozen=True)
 class EndWork:
     """What a stage has to do once a step, whatever hides it: seconds of reduction, gather, FSDP's gather and scatter
@@ -78,6 +91,8 @@ class EndWork:
     once_s: float
     optimizer_s: float
     constants: Constants
+    buckets: tuple["Bucket", ...] = ()
+    """Of the reduction, by when they are ready; where none are stated, gradients are ready as they are reduced."""
 
     def end(self, overlap: bool, window_s: tuple[float, float]) -> StepEnd:
         """The end of a step. `window_s`: what can hide a reduction (the stage's own backward), and a gather (its
@@ -90,6 +105,8 @@ class EndWork:
         if not overlap:
             return StepEnd(0.0, self.reduce_s + self.gather_s, optimizer)
         hidden_reduce, hidden_gather = (constants.dp_window * window for window in window_s)
+        if self.buckets:
+            hidden_reduce = self.reduce_s - _late(self.buckets, hidden_reduce)
         hidden_reduce, hidden_gather = min(self.reduce_s, hidden_reduce), min(self.gather_s, hidden_gather)
         left = self.gather_s - hidden_gather + constants.dp_contention * (self.reduce_s + self.gather_s)
         return StepEnd(self.reduce_s - hidden_reduce, left, optimizer, hidden_reduce, hidden_gather)
@@ -99,14 +116,17 @@ def end_work(run: Run, holdings: Sequence[Holding], stages_on_rank: int, rates: 
     """The work of a stage that holds `holdings`: everyone's weights, and those of its experts."""
     optimizer = constants.step_s / stages_on_rank
     once = reduce = gather = 0.0
+    buckets: list[Bucket] = []
     for held in holdings:
         optimizer += _optimizer(run, held, rates, constants)
         if run.layout.zero_stage == 3:
             once += _once(run, held)
         else:
-            reduce += _reduce(run, held, constants)
+            own = _buckets(run, held)
+            reduce += sum(bucket.seconds for bucket in own) if own else _reduce(run, held, constants)
             gather += _gather(run, held, constants)
-    return EndWork(reduce, gather, once, optimizer, constants)
+            buckets += own
+    return EndWork(reduce, gather, once, optimizer, constants, tuple(sorted(buckets)))
 
 
 def _optimizer(run: Run, held: Holding, rates: Rates, constants: Constants) -> float:
@@ -144,6 +164,42 @@ def _reduce(run: Run, held: Holding, constants: Constants) -> float:
     share = parameters / paths.inside.ranks
     scatter = _seconds(axis.reduction(parameters, scattered=True), parameters, paths.inside, constants)
     return scatter + _seconds(axis.reduction(share, scattered=False), share, paths.across, constants)
+
+
+def _buckets(run: Run, held: Holding) -> list[Bucket]:
+    """The buckets that a run states, in which DDP reduces gradients in the order of the backward; else none."""
+    axis, software = held.axis, run.software
+    if software.bucket_bytes is None or axis.scattered or not held.parameters or held.paths.whole.ranks == 1:
+        return []
+    whole = axis.gradient_bytes * held.parameters
+    first = min(software.first_bucket_bytes or software.bucket_bytes, whole)
+    more, rest = divmod(whole - first, software.bucket_bytes)
+    sizes = [first, *([software.bucket_bytes] * int(more)), *([rest] if rest >= 1 else [])]
+    lasting = {size: _bucket_seconds(run, held, size / axis.gradient_bytes) for size in set(sizes)}
+    ready = accumulate(sizes)
+    return [Bucket(min(done / whole, 1.0), lasting[size], size) for size, done in zip(sizes, ready, strict=True)]
+
+
+def _bucket_seconds(run: Run, held: Holding, elements: float) -> float:
+    axis, paths = held.axis, held.paths
+    if not run.layout.zero_stage:
+        comm = axis.reduction(elements, scattered=False)
+        return collective_seconds(comm.kind, comm.size_bytes, paths.whole)
+    scatter = axis.reduction(elements, scattered=True)
+    share = axis.reduction(elements / paths.inside.ranks, scattered=False)
+    return collective_seconds(scatter.kind, scatter.size_bytes, paths.inside) + collective_seconds(
+        share.kind, share.size_bytes, paths.across
+    )
+
+
+def _late(buckets: Sequence[Bucket], window_s: float) -> float:
+    """By how much the last bucket ends after the backward, if each is reduced when it is ready and those before it are
+    through.
+    """
+    ended = 0.0
+    for bucket in buckets:
+        ended = max(ended, bucket.ready * window_s) + bucket.seconds
+    return ended - window_s
 
 
 def _gather(run: Run, held: Holding, constants: Constants) -> float:

@@ -16,7 +16,7 @@ def check_run(model: ModelSpec, cluster: ClusterSpec, layout: Layout, software: 
     _check_sequence(model, layout, sequence)
     _check_experts(model, layout)
     _check_routing(model, layout, software)
-    _check_sharding(layout)
+    _check_sharding(layout, software)
     _check_offload(model, layout)
     if (
         layout.precision != "fp64"
@@ -120,7 +120,12 @@ def _check_routing(model: ModelSpec, layout: Layout, software: Software) -> None
         )
 
 
-def _check_sharding(layout: Layout) -> None:
+def _check_sharding(layout: Layout, software: Software) -> None:
+    if software.bucket_bytes is not None and layout.zero_stage > 1:
+        raise LayoutError(
+            f"software.bucket_bytes: zero {layout.zero_stage} reduces layer by layer in every micro-batch; no bucket, "
+            "or zero 0 or 1 would do"
+        )
     if layout.fsdp and layout.zero == 1:
         raise LayoutError("layout.zero 1: fsdp shards gradients and parameters too; zero 3 would do")
     if layout.zero_group is not None:

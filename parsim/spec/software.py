@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from parsim.spec.base import Count, Flag, Name, Spec
+from parsim.spec.quantity import Bytes
 from parsim.spec.router_skew import RouterSkew
 
 __all__ = ["PRESETS", "Attention", "Software"]
@@ -44,6 +45,7 @@ Loss = Annotated[
 _STORED_BYTES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
 _MAY_BE_NONE = ("master_weights", "vocab_pad_multiple")  # for other fields null is "not stated"
 Stored = Literal["fp64", "fp32", "bf16", "fp16"]
+BucketBytes = Annotated[Bytes, Field(ge=2**16)]
 Probability = Annotated[float, Field(strict=True, ge=0, lt=1, allow_inf_nan=False)]
 
 _FP16_MEGATRON = {
@@ -133,6 +135,10 @@ class Software(Spec):
     """The vocabulary is padded to a multiple of this times tp; None: not padded."""
     tp_overlap: Literal["none", "te_userbuffers", "async_tp"] = "none"
     dp_overlap: Flag = True
+    bucket_bytes: BucketBytes | None = None
+    """Replicas' gradients are reduced in buckets of so much (PyTorch DDP: 25 MiB); None: as Megatron, 40 M elements."""
+    first_bucket_bytes: BucketBytes | None = None
+    """The first bucket of a backward (PyTorch DDP: 1 MiB); None: as the others."""
     ep_overlap: Flag = False
     moe_dispatcher: Literal["alltoall", "allgather", "deepep", "hybridep"] = "alltoall"
     routing: Literal["balanced", "learned", "token_drop", "unknown"] = "balanced"
@@ -160,6 +166,12 @@ class Software(Spec):
     """Which of the three memories the framework's log states."""
     memory_unit: Literal["GiB", "GB"] = "GiB"
     memory_rank: Literal["max", "last"] = "max"
+
+    @model_validator(mode="after")
+    def _consistent_buckets(self) -> Self:
+        if self.first_bucket_bytes is not None and self.bucket_bytes is None:
+            raise ValueError("first_bucket_bytes: state bucket_bytes, the size of the others, too")
+        return self
 
     @model_validator(mode="after")
     def _consistent_routing(self) -> Self:

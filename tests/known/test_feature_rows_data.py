@@ -11,6 +11,8 @@ import pytest
 from parsim.axes.dp import DataAxis, sent_elements
 from parsim.cost import RooflineCost
 from parsim.cost.segments import Collective
+from parsim.cost.step_end import StepEnd
+from parsim.errors import LayoutError
 from parsim.memory.states import bytes_per_parameter
 from parsim.model.weights import layer_weights, parameters
 from parsim.network.price import ring_bytes, ring_steps
@@ -84,6 +86,36 @@ def test_row_4_what_is_reduced_beside_the_backward_shows_less() -> None:
         for overlap in (False, True)
     }
     assert 0 < shown[True] < 0.5 * shown[False]
+
+
+def ends(run: Run) -> StepEnd:
+    cost = RooflineCost(run, straight(1))
+    backward, forward = (cost.seconds(Slot(Op(0, kind, 0))) for kind in (Kind.B, Kind.F))
+    return cost.end_work(0).end(True, (backward, forward))
+
+
+def test_row_4_buckets_of_ddp_show_less_than_one_and_send_the_same() -> None:
+    """PyTorch DDP: 1 MiB, then 25 MiB each. One bucket begins when all gradients are there and shows whole."""
+    sizes = {"one": "64 GiB", "ddp": "25 MiB", "tiny": "64 KiB"}
+    runs = {
+        name: run_of(
+            SMALL, 64, software={"bucket_bytes": size, "first_bucket_bytes": "1 MiB" if name == "ddp" else None}
+        )
+        for name, size in sizes.items()
+    }
+    cost = {name: RooflineCost(run, straight(1)).end_work(0) for name, run in runs.items()}
+    end = {name: ends(run) for name, run in runs.items()}
+    assert end["one"].reduce_grad_s == pytest.approx(cost["one"].reduce_s)
+    assert end["one"].hidden_reduction_s == pytest.approx(0.0)
+    assert 0 < end["ddp"].reduce_grad_s < 0.5 * end["one"].reduce_grad_s
+    assert cost["tiny"].reduce_s > 2 * cost["ddp"].reduce_s  # latency of every bucket
+    sent_bytes = {name: sum(bucket.size_bytes for bucket in work.buckets) for name, work in cost.items()}
+    assert sent_bytes["one"] == pytest.approx(sent_bytes["ddp"]) == pytest.approx(sent_bytes["tiny"])
+    assert [bucket.size_bytes / 2**20 for bucket in cost["ddp"].buckets[:3]] == [1, 25, 25]
+    exposed = {name: simulate(run).exposed_s["dp"] for name, run in runs.items()}
+    assert exposed["ddp"] < exposed["one"]
+    with pytest.raises(LayoutError, match=r"software\.bucket_bytes: zero 3"):
+        run_of(SMALL, 64, fsdp=True, software={"bucket_bytes": "25 MiB"})
 
 
 def test_row_9_three_quarters_of_the_states_are_the_optimizers() -> None:
