@@ -4,11 +4,12 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from parsim.explanation.slowest import SlowestStage
 from parsim.explanation.waterfall import EXPOSED, Waterfall, peak_of
-from parsim.memory import RankMemory
+from parsim.memory import MemorySummary, RankMemory
 from parsim.metrics import BUBBLE_DEFINITIONS, Bubble
 from parsim.model.routing import routing_document
 from parsim.model.weights import active_parameters, parameters
@@ -16,18 +17,14 @@ from parsim.plan import Plan
 from parsim.spec import Run
 from parsim.timeline import Timeline
 
-__all__ = ["CONTEXT_BYTES", "RESERVED_OVER_ALLOCATED", "RankRow", "StepResult"]
+__all__ = ["RankRow", "StepResult"]
 
 SCHEMA_VERSION = "1.0"
-CONTEXT_BYTES = 1.5 * 2**30
-"""CUDA context and NCCL buffers outside the allocator: between 1 and 2 GiB on published runs (evidence: assumed)."""
-RESERVED_OVER_ALLOCATED = 1.05
-"""What the caching allocator reserves per byte allocated: 1.03 to 1.09 on Megatron-core runs (evidence: fitted)."""
-
-
+_MEMORY_FIGURES = ("peak_memory_bytes", "peak_reserved_bytes", "peak_device_bytes", "fits")
 HIDDEN_DEFINITION = (
     "communication that ran beside compute, in its seconds at full speed, averaged over pipeline ranks; pp: messages"
 )
+_NO_MEMORY_OF_RANK: Mapping[str, Any] = {"peak_memory_bytes": None, "peak_at": None, "memory_by_category": {}}
 
 
 @dataclass(frozen=True)
@@ -138,10 +135,20 @@ class StepResult:
             },
         }
 
+    @cached_property
+    def memory_summary(self) -> MemorySummary | None:
+        """The memory of all ranks against what a GPU has; None where memory is not modelled."""
+        return MemorySummary(self.memory, self.gpu_memory_bytes) if self.memory else None
+
     @property
     def peak_memory_bytes(self) -> float | None:
         """The most any rank has allocated at once; None where memory is not modelled."""
-        return max((rank.peak_bytes for rank in self.memory), default=None)
+        return None if self.memory_summary is None else self.memory_summary.allocated
+
+    @property
+    def peak_reserved_bytes(self) -> float | None:
+        """The most that any rank's allocator reserves."""
+        return None if self.memory_summary is None else self.memory_summary.reserved
 
     @property
     def gpu_memory_bytes(self) -> float:
@@ -150,44 +157,14 @@ class StepResult:
     @property
     def fits(self) -> bool | None:
         """Whether the allocated peak and the context fit into the GPU's memory; None if nobody knows."""
-        peak = self.peak_memory_bytes
-        return None if peak is None else peak + CONTEXT_BYTES <= self.gpu_memory_bytes
-
-    @property
-    def peak_reserved_bytes(self) -> float | None:
-        """What the caching allocator would hold at the peak; near the limit it gives cached blocks back."""
-        peak = self.peak_memory_bytes
-        return None if peak is None else min(peak * RESERVED_OVER_ALLOCATED, max(self.gpu_memory_bytes, peak))
-
-    @property
-    def peak_device_bytes(self) -> float | None:
-        """What the device shows as used: reserved and context, or what would be needed where it does not fit."""
-        peak, reserved = self.peak_memory_bytes, self.peak_reserved_bytes
-        if peak is None or reserved is None:
-            return None
-        return min(reserved + CONTEXT_BYTES, self.gpu_memory_bytes) if self.fits else peak + CONTEXT_BYTES
+        return None if self.memory_summary is None else self.memory_summary.fits
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader must know before believing the numbers, a line each."""
-        found, peak = [], self.peak_memory_bytes
-        if peak is None:
-            found.append(f"memory is not modelled: {self.memory_refusal}")
-        elif not self.fits:
-            found.append(
-                f"does not fit: rank {self._worst()} needs {_gib(peak)} and about "
-                f"{_gib(CONTEXT_BYTES)} of context, the GPU has {_gib(self.gpu_memory_bytes)}"
-            )
-        elif peak * RESERVED_OVER_ALLOCATED + CONTEXT_BYTES > self.gpu_memory_bytes:
-            found.append(
-                f"tight: rank {self._worst()} allocates {_gib(peak)} "
-                f"of {_gib(self.gpu_memory_bytes)}; "
-                "runs this close to the limit are published 12-25 % slower than their neighbours"
-            )
-        return (*self.notes, *found)
-
-    def _worst(self) -> int:
-        return max(self.memory, key=lambda rank: rank.peak_bytes).rank
+        summary = self.memory_summary
+        memory = (f"memory is not modelled: {self.memory_refusal}",) if summary is None else summary.warnings
+        return (*self.notes, *memory)
 
     def document(self) -> dict[str, Any]:
         """The JSON of `parsim simulate`: the same bytes for the same run and seed."""
@@ -209,11 +186,7 @@ class StepResult:
             "waterfall": self.waterfall.document(),
             "waterfall_per_rank": self.waterfall.documents(),
             "slowest_stage": self.slowest_stage.document(),
-            "peak_memory_bytes": self.peak_memory_bytes,
-            "peak_reserved_bytes": self.peak_reserved_bytes,
-            "peak_device_bytes": self.peak_device_bytes,
-            "gpu_memory_bytes": self.gpu_memory_bytes,
-            "fits": self.fits,
+            **self._memory_document(),
             "per_rank": [self._row(row) for row in self.rows],
             "ranks": {"total": self.run.ranks, "lanes_played": self.lanes},
             "process_groups": {axis: dict(group) for axis, group in self.groups.items()},
@@ -235,23 +208,18 @@ class StepResult:
         return document
 
     def _row(self, row: RankRow) -> dict[str, Any]:
-        memory = self.memory[row.pipeline_rank] if self.memory else None
         named = {} if row.rank is None else {"rank": row.rank}
-        return {
-            **named,
-            "pipeline_rank": row.pipeline_rank,
-            "busy_s": row.busy_s,
-            "idle_s": row.idle_s,
-            "peak_memory_bytes": memory.peak_bytes if memory else None,
-            "peak_at": str(memory.peak.slot) if memory and memory.peak else None,
-            "memory_by_category": memory.at_peak() if memory else {},
-        }
+        summary = self.memory_summary
+        held = _NO_MEMORY_OF_RANK if summary is None else summary.rank_document(row.pipeline_rank)
+        return {**named, "pipeline_rank": row.pipeline_rank, "busy_s": row.busy_s, "idle_s": row.idle_s, **held}
+
+    def _memory_document(self) -> dict[str, Any]:
+        summary = self.memory_summary
+        if summary is None:
+            return {**dict.fromkeys(_MEMORY_FIGURES), "gpu_memory_bytes": self.gpu_memory_bytes}
+        return {**summary.document(), "memory_ledger": summary.ledger_document()}
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:
     """The smallest value that at least `share` of the values do not exceed."""
     return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB"

@@ -5,12 +5,14 @@ from parsim.memory.replay import CATEGORIES, Holding, Item, Moment, RankMemory, 
 from parsim.memory.reserved import CONTEXT_BYTES, device_bytes, limited_bytes
 from parsim.memory.run_memory import holdings_of, memory_of, weight_share
 from parsim.memory.stage import StageActivations, scan
+from parsim.memory.summary import MemorySummary
 
 __all__ = [
     "CATEGORIES",
     "CONTEXT_BYTES",
     "Holding",
     "Item",
+    "MemorySummary",
     "Moment",
     "RankMemory",
     "RankProfile",
