@@ -4,11 +4,11 @@ An op's duration depends on its kind and stage, never on its micro-batch; a mess
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from parsim.plan.op import Slot
+from parsim.plan.op import Op, Slot
 
-__all__ = ["Cost", "StepCost"]
+__all__ = ["CopyCost", "Cost", "StepCost"]
 
 
 class Cost(Protocol):
@@ -20,6 +20,18 @@ class Cost(Protocol):
 
     def hop_seconds(self, source: int, target: int) -> float:
         """Delay of the message that stage `source` hands to stage `target` on another rank."""
+        ...
+
+
+@runtime_checkable
+class CopyCost(Cost, Protocol):
+    """A source of times that also knows copies to and from the host (OFFLOAD and RELOAD)."""
+
+    def lag_seconds(self, copy: Op, slot: Slot | None) -> float:
+        """From the end of what comes first to the earliest start of what follows, zero or less: of an OFFLOAD behind
+        the slot of its forward, of the slot of its backward behind a RELOAD. Without a slot: of the next slot behind an
+        OFFLOAD, of a RELOAD behind the slot that precedes its backward.
+        """
         ...
 
 

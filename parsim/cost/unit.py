@@ -1,6 +1,7 @@
 """Unit costs: times given by hand, one for all stages or one for each. What papers draw their diagrams with.
 
-B is I + W and an overlapped pair F + B unless given; reductions and optimizer steps take no time.
+B is I + W and an overlapped pair F + B unless given; reductions and optimizer steps take no time, copies to and from
+the host (OFFLOAD, RELOAD) none unless given.
 """
 
 import re
@@ -8,18 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from parsim.errors import ScheduleError
-from parsim.plan.op import Kind, Slot
+from parsim.plan.op import Kind, Op, Slot
 
 __all__ = ["UnitCost", "parse_times"]
 
-_NAMES = ("F", "I", "W", "B", "FB", "P2P")
+_NAMES = ("F", "I", "W", "B", "FB", "P2P", "OFFLOAD", "RELOAD")
+_UNLESS_GIVEN = ("FB", "OFFLOAD", "RELOAD")
 _LONGEST = 1e15  # sums of times stay exact enough to be told apart
-_DEFAULTS = {"F": (1.0,), "I": (1.0,), "W": (1.0,), "P2P": (0.0,)}
+_DEFAULTS = {"F": (1.0,), "I": (1.0,), "W": (1.0,), "P2P": (0.0,), "OFFLOAD": (0.0,), "RELOAD": (0.0,)}
 
 
 @dataclass(frozen=True)
 class UnitCost:
-    """Times by kind: `times["F"]` has one entry for all stages or one for each stage; also I, W, B, FB, P2P.
+    """Times by kind: `times["F"]` has one entry for all stages or one for each stage; also I, W, B, FB, P2P,
+    OFFLOAD and RELOAD.
 
     P2P is the delay of any message between two ranks (its list goes by the stage that sends).
     """
@@ -47,9 +50,15 @@ class UnitCost:
     def hop_seconds(self, source: int, target: int) -> float:
         return self.time("P2P", source)
 
+    def lag_seconds(self, copy: Op, slot: Slot | None) -> float:
+        """A copy is one piece: it begins when its forward has ended, and its backward when it has; it keeps no other
+        slot waiting, and may run beside all of the slot before the backward.
+        """
+        return 0.0 if slot is not None else -self.time(copy.kind.value, copy.stage)
+
     def document(self, stages: int) -> dict[str, float | list[float]]:
         """Every time as played: one number, or a list by stage where stages differ."""
-        names = [name for name in _NAMES if name != "FB" or name in self.times]
+        names = [name for name in _NAMES if name not in _UNLESS_GIVEN or name in self.times]
         rows = {name: [self.time(name, stage) for stage in range(stages)] for name in names}
         return {name: row[0] if len(set(row)) == 1 else row for name, row in rows.items()}
 

@@ -2,7 +2,7 @@
 
 from parsim.plan.deps import check, last_backward, levels, needs
 from parsim.plan.op import BACKWARD, COMPUTE, Kind, Op, Slot, parse_op, parse_slot
-from parsim.plan.passes import add_gradient_reduction, add_optimizer_step, add_p2p, compute_only
+from parsim.plan.passes import add_gradient_reduction, add_offload, add_optimizer_step, add_p2p, compute_only
 from parsim.plan.placement import Placement, looped, mirrored, straight, vee
 from parsim.plan.plan import Orders, Plan
 from parsim.plan.plan_json import plan_document, plan_from_document
@@ -18,6 +18,7 @@ __all__ = [
     "Plan",
     "Slot",
     "add_gradient_reduction",
+    "add_offload",
     "add_optimizer_step",
     "add_p2p",
     "check",

@@ -2,6 +2,7 @@
 
 - F(s,k) needs F(s-1,k); I(s,k) or B(s,k) needs F(s,k) and {I or B}(s+1,k); W(s,k) needs I(s,k).
 - REDUCE_GRAD(s) needs every {B, W} of every stage that holds the part of s; STEP(s) needs REDUCE_GRAD(s).
+- OFFLOAD(s,k) needs F(s,k), RELOAD(s,k) needs OFFLOAD(s,k), and I(s,k) or B(s,k) then needs RELOAD(s,k).
 - Where a plan spells its messages, RECV needs the SEND, the SEND its producer, and the consumer the RECV.
 
 "s-1" and "s+1" are the neighbours in the stage's chain. Everything else that orders ops is a rank's own order.

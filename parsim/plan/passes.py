@@ -1,17 +1,17 @@
 """Small pure passes over a plan: messages, gradient reduction, optimizer step. Their order is the only coupling:
-p2p last, so that it sees every compute op; reduce before step.
+offload before reduce, reduce before step, p2p last, so that it sees every compute op.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import replace
 
 from parsim.plan.deps import levels
-from parsim.plan.op import BACKWARD, Kind, Op, Slot
+from parsim.plan.op import BACKWARD, COMPUTE, Kind, Op, Slot
 from parsim.plan.placement import Placement
 from parsim.plan.plan import Orders, Plan
 
-__all__ = ["add_gradient_reduction", "add_optimizer_step", "add_p2p", "compute_only"]
+__all__ = ["add_gradient_reduction", "add_offload", "add_optimizer_step", "add_p2p", "compute_only"]
 
 _MESSAGES = frozenset({Kind.SEND_F, Kind.RECV_F, Kind.SEND_B, Kind.RECV_B})
 
@@ -56,6 +56,38 @@ def _message(op: Op, placement: Placement) -> tuple[Op, Op] | None:
     if target is None or placement.rank_of[target] == placement.rank_of[op.stage]:
         return None
     return Op(op.stage, send, op.mb), Op(target, receive, op.mb)
+
+
+def add_offload(plan: Plan, stages: Container[int]) -> Plan:
+    """What each of `stages` saves leaves for the host and comes back: an OFFLOAD right after each forward, and a RELOAD
+    before the slot that precedes its backward in the rank's order, so that the copy has that slot to hide beside; where
+    that slot is the micro-batch's own forward, after it.
+    """
+    return replace(plan, orders=tuple(_with_copies(order, stages) for order in plan.orders))
+
+
+def _with_copies(order: tuple[Slot, ...], stages: Container[int]) -> tuple[Slot, ...]:
+    before: dict[int, list[Slot]] = {}
+    after: dict[int, list[Slot]] = {}
+    made: dict[tuple[int, int | None], int] = {}  # where the forward of a stage and micro-batch stands
+    preceding = -1
+    for index, slot in enumerate(order):
+        if slot.first.kind not in COMPUTE:
+            continue
+        for stage, kind, mb in slot.ops:
+            if stage not in stages:
+                continue
+            if kind is Kind.F:
+                made[stage, mb] = index
+                after.setdefault(index, []).append(Slot(Op(stage, Kind.OFFLOAD, mb)))
+            elif kind in (Kind.B, Kind.I):
+                at = index if made[stage, mb] == preceding else preceding
+                before.setdefault(at, []).append(Slot(Op(stage, Kind.RELOAD, mb)))
+        preceding = index
+    slots: list[Slot] = []
+    for index, slot in enumerate(order):
+        slots += (*before.get(index, ()), slot, *after.get(index, ()))
+    return tuple(slots)
 
 
 def add_gradient_reduction(plan: Plan) -> Plan:

@@ -19,14 +19,18 @@ from parsim.plan.op import COMPUTE as COMPUTE_KINDS
 from parsim.plan.op import Kind, Op, Slot
 from parsim.plan.passes import compute_only
 from parsim.plan.plan import Plan
+from parsim.sim.copies import copy_inputs
 from parsim.sim.program import (
     COLLECTIVE,
     COMPUTE,
+    COPY_IN,
+    COPY_OUT,
     SEND_BACKWARD,
     SEND_FORWARD,
     SENDS,
     STREAM_NAMES,
     Index,
+    Lag,
     Program,
     Sends,
 )
@@ -35,7 +39,13 @@ __all__ = ["compile_plan"]
 
 _KINDS = tuple(Kind)
 _CODE = {kind: code for code, kind in enumerate(_KINDS)}
-_STREAM = {**dict.fromkeys(COMPUTE_KINDS, COMPUTE), Kind.STEP: COMPUTE, Kind.REDUCE_GRAD: COLLECTIVE}
+_STREAM = {
+    **dict.fromkeys(COMPUTE_KINDS, COMPUTE),
+    Kind.STEP: COMPUTE,
+    Kind.REDUCE_GRAD: COLLECTIVE,
+    Kind.OFFLOAD: COPY_OUT,
+    Kind.RELOAD: COPY_IN,
+}
 _STREAM_OF_CODE = np.array([_STREAM.get(kind, -1) for kind in _KINDS])
 
 
@@ -44,7 +54,7 @@ class _Rows:
     """Rows in plan order, rank after rank; row 0 is the origin. Arrays of rows have length n + 1.
 
     `place[stage * kinds + kind, mb]` is the row that plays an op, 0 if none does; ops without a micro-batch stand in
-    the last column. Inputs are triples (row, the row it needs, boundary or -1).
+    the last column. Inputs are triples (row, the row it needs, number of a boundary or, behind these, of a lag, or -1).
     """
 
     plan: Plan
@@ -56,6 +66,7 @@ class _Rows:
     place: Index
     prev: Index
     boundaries: tuple[tuple[int, int], ...] = ()
+    lags: tuple[Lag, ...] = ()
     inputs: tuple[Index, Index, Index] = (np.empty(0, int),) * 3
 
     def __contains__(self, op: object) -> bool:
@@ -75,7 +86,7 @@ class _Rows:
 def compile_plan(plan: Plan, sends: Sends = "buffered") -> Program:
     """Compile a sound plan (`plan.check`); spelled messages are dropped, for they follow from the dependencies.
 
-    Raises ScheduleError for ops that the players do not know (UNSHARD, RESHARD, OFFLOAD, RELOAD) and for a plan that
+    Raises ScheduleError for ops that the players do not know (UNSHARD, RESHARD) and for a plan that
     is not complete, DeadlockError for one whose ops wait for each other under the given kind of sends.
     """
     if sends not in SENDS:
@@ -147,6 +158,8 @@ def _with_inputs(rows: _Rows) -> _Rows:
         for code in np.flatnonzero(rows.place[:, members[0]]).tolist():
             op = Op(code // len(_KINDS), _KINDS[code % len(_KINDS)], members[0])
             for need in needs(op, placement, rows, count):
+                if op.kind is Kind.OFFLOAD or need.kind is Kind.RELOAD:
+                    continue  # these two have a lag: see `copies`
                 needed = rows.place[need.stage * len(_KINDS) + _CODE[need.kind]]
                 edge = boundaries.get((need.stage, op.stage), -1)
                 found.append((rows.place[code][members], needed[members], edge))
@@ -154,13 +167,22 @@ def _with_inputs(rows: _Rows) -> _Rows:
         op = Op(code // len(_KINDS), _KINDS[code % len(_KINDS)])
         wanted = np.array([rows.row(need) for need in needs(op, placement, rows, count)])
         found.append((np.full(len(wanted), rows.row(op)), wanted, -1))
+    lags = dict[Lag, int]()
+    for copied, needed, lag in copy_inputs(rows.slots, rows.rank, rows.stream, rows.row):
+        number = -1 if lag is None else lags.setdefault(lag, len(boundaries) + len(lags))
+        found.append((np.array([copied]), np.array([needed]), number))
     row = np.concatenate([targets for targets, _, _ in found])
     source = np.concatenate([sources for _, sources, _ in found])
     boundary = np.repeat([edge for _, _, edge in found], [len(targets) for targets, _, _ in found])
     implied = rows.line[row] == rows.line[source]
     if not source.all() or (implied & (source >= row)).any():
         _refuse(rows.plan)
-    return replace(rows, inputs=(row[~implied], source[~implied], boundary[~implied]), boundaries=tuple(boundaries))
+    return replace(
+        rows,
+        inputs=(row[~implied], source[~implied], boundary[~implied]),
+        boundaries=tuple(boundaries),
+        lags=tuple(lags),
+    )
 
 
 def _with_transfers(rows: _Rows) -> _Rows:
@@ -168,7 +190,7 @@ def _with_transfers(rows: _Rows) -> _Rows:
     next op of the producer's rank waits for it.
     """
     row, source, edge = rows.inputs
-    is_message = edge >= 0
+    is_message = (edge >= 0) & (edge < len(rows.boundaries))
     by_producer = np.argsort(source[is_message], kind="stable")
     consumer, producer, boundary = (array[is_message][by_producer] for array in (row, source, edge))
     transfer = len(rows.rank) + np.arange(len(producer))
@@ -182,13 +204,14 @@ def _with_transfers(rows: _Rows) -> _Rows:
         mb = next(op.mb for op in rows.slots[index - 1].ops if op.stage == a)
         slots.append(Slot(Op(a, Kind.SEND_F if is_forward else Kind.SEND_B, mb)))
         stream.append(SEND_FORWARD if is_forward else SEND_BACKWARD)
+    without = np.full(len(producer), -1)
     inputs = (
-        (row[~is_message], source[~is_message]),
-        (consumer, transfer),
-        (transfer, rows.prev[consumer]),
-        (next_op[producer], transfer),
+        (row[~is_message], source[~is_message], edge[~is_message]),
+        (consumer, transfer, without),
+        (transfer, rows.prev[consumer], without),
+        (next_op[producer], transfer, without),
     )
-    row, source = (np.concatenate(column) for column in zip(*inputs, strict=True))
+    row, source, edge = (np.concatenate(column) for column in zip(*inputs, strict=True))
     real = (row > 0) & (source > 0)  # a rank's first op has none before it, its last no next
     return replace(
         rows,
@@ -197,7 +220,7 @@ def _with_transfers(rows: _Rows) -> _Rows:
         stream=np.concatenate((rows.stream, np.array(stream, int))),
         duration=np.concatenate((rows.duration, len(rows.priced) + boundary)),
         prev=np.concatenate((rows.prev, producer)),
-        inputs=(row[real], source[real], np.full(np.count_nonzero(real), -1)),
+        inputs=(row[real], source[real], edge[real]),
     )
 
 
@@ -211,10 +234,11 @@ def _latest_inputs(rows: _Rows) -> tuple[Index, Index]:
     latest = np.append(~(same_row & (line[1:] == line[:-1]) & (edge[1:] == edge[:-1])), True)[: len(row)]
     row, source, edge = row[latest], source[latest], edge[latest]
     number = np.arange(len(row)) - np.searchsorted(row, row)
+    zero = len(rows.boundaries) + len(rows.lags)
     shape = (int(number.max(initial=-1)) + 1, len(rows.rank))
-    dep, edges = np.zeros(shape, int), np.full(shape, len(rows.boundaries))
+    dep, edges = np.zeros(shape, int), np.full(shape, zero)
     dep[number, row] = source
-    edges[number, row] = np.where(edge < 0, len(rows.boundaries), edge)
+    edges[number, row] = np.where(edge < 0, zero, edge)
     return dep, edges
 
 
@@ -265,6 +289,7 @@ def _program(rows: _Rows, sends: Sends, dep: Index, edge: Index, level: Index) -
         last=np.sort(len(order) - ends),
         priced=rows.priced,
         boundaries=rows.boundaries,
+        lags=rows.lags,
     )
 
 

@@ -22,7 +22,7 @@ from parsim.plan.op import Slot
 from parsim.sim.levels import lanes_of
 from parsim.sim.played import Played
 from parsim.sim.prices import Floats, Prices, row_seconds
-from parsim.sim.program import COLLECTIVE, COMPUTE, Program
+from parsim.sim.program import COLLECTIVE, COMPUTE, COPY_IN, COPY_OUT, Program
 from parsim.sim.shared_links import SharedLinks
 
 __all__ = ["Load", "Loads", "play_loads"]
@@ -100,7 +100,7 @@ class _Play:
             self.environment.process(self._stream(rank, rows))
         self.environment.run()
         ends = np.array(self.ends, float)
-        return _as_program(self.program, ends, self.arrivals)
+        return _as_program(self.program, ends, self.arrivals, np.array(self.delays))
 
     # Rows
 
@@ -113,6 +113,10 @@ class _Play:
             start_s = end_s
             for key in inputs:
                 start_s = max(start_s, (yield from self._arrival(*key)))
+            if program.stream[index] in (COPY_OUT, COPY_IN):  # shares no link: told ahead, for a lag reads it early
+                end_s = start_s + self.seconds[index]
+                self._end(row, end_s)
+                continue
             yield from self._until(start_s)
             seconds = self.seconds[index]
             end_s = yield from self._row(rank, row, start_s, seconds)
@@ -122,14 +126,14 @@ class _Play:
             self._end(row, end_s)
 
     def _arrival(self, dep: int, edge: int) -> Generator[simpy.Event, Any, float]:
-        """When an input is there; -1: the end itself, without a message."""
+        """When an input is there; -1: the end itself, without a message or a lag."""
         if dep == 0:
             return 0.0
-        if edge < 0 or edge == len(self.delays) - 1:
+        if not 0 <= edge < len(self.program.boundaries):
             end_s = self.ends[dep]
             if end_s is None:
                 end_s = yield self.waited.setdefault((dep, -1), self.environment.event())
-            return end_s
+            return end_s if edge < 0 else end_s + self.delays[edge]
         key = dep, edge
         if key not in self.arrivals:
             yield self.waited.setdefault(key, self.environment.event())
@@ -140,7 +144,7 @@ class _Play:
         if (row, -1) in self.waited:
             self.waited.pop((row, -1)).succeed(end_s)
         for edge in self.receivers.get(row, ()):
-            if edge < len(self.delays) - 1:
+            if edge < len(self.program.boundaries):
                 self.environment.process(self._message(row, edge, end_s))
 
     def _message(self, row: int, edge: int, start_s: float) -> _Process:
@@ -244,21 +248,23 @@ def _rest(left: float, passed: float, now_s: float) -> float:
     return rest if rest > 4e-16 * now_s + 1e-13 * left else 0.0
 
 
-def _as_program(program: Program, ends: Floats, arrivals: Mapping[tuple[int, int], float]) -> Played:
+def _as_program(program: Program, ends: Floats, arrivals: Mapping[tuple[int, int], float], priced: Floats) -> Played:
     """The play as a program in which each row lasts, and each message takes, what it did."""
     inputs, rows = program.dep.shape
     keys = list(zip(program.dep.ravel().tolist(), program.edge.ravel().tolist(), strict=True))
     there = np.array([arrivals.get(key, ends[key[0]]) for key in keys], float)
-    delays = np.maximum(there - ends[program.dep.ravel()], 0.0)
+    edge = program.edge.ravel()
+    messages = np.maximum(there - ends[program.dep.ravel()], 0.0)
+    delays = np.where(edge < len(program.boundaries), messages, priced[edge])
     ready = ends[program.prev]
     for number in range(inputs):
         ready = np.maximum(ready, ends[program.dep[number]] + delays[number * rows : (number + 1) * rows])
-    edge = np.arange(inputs * rows, dtype=np.intp).reshape(inputs, rows)
     unfolded = replace(
         program,
         duration=np.arange(rows, dtype=np.intp),
-        edge=edge,
+        edge=np.arange(inputs * rows, dtype=np.intp).reshape(inputs, rows),
         priced=program.slots,
         boundaries=tuple([(-1, -1)] * (inputs * rows)),
+        lags=(),
     )
     return Played(unfolded, Prices(ends[1:] - ready, np.append(delays, 0.0)), ends.reshape(-1, 1))

@@ -48,7 +48,7 @@ class Cut:
         line = program.rank * len(STREAM_NAMES) + program.stream
         numbers, line = np.unique(line, return_inverse=True)
         period = slice(self.row - self.block.period, self.row)
-        durations = len(program.priced) + (len(program.boundaries) + 1) * (program.sends == "rendezvous")
+        durations = len(program.priced) + (len(program.delayed) + 1) * (program.sends == "rendezvous")
         uses = np.zeros((len(numbers), durations))
         np.add.at(uses, (line[period], program.duration[period]), 1.0)
         return uses, line[self.rows - 1]

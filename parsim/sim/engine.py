@@ -14,7 +14,7 @@ import simpy
 from parsim.sim.levels import lanes_of
 from parsim.sim.played import Played
 from parsim.sim.prices import Floats, Prices, row_delays, row_seconds
-from parsim.sim.program import COLLECTIVE, COMPUTE, Program
+from parsim.sim.program import COLLECTIVE, SEND_BACKWARD, SEND_FORWARD, Program
 
 __all__ = ["play"]
 
@@ -66,7 +66,7 @@ def _parts(
     for _, stream, rows in program.lines:
         index = np.array(rows) - 1
         needs, waits = program.dep[:, index], delays[:, index]
-        if stream not in (COMPUTE, COLLECTIVE):  # a transfer also waits for the op whose message it carries
+        if stream in (SEND_FORWARD, SEND_BACKWARD):  # a transfer also waits for the op whose message it carries
             needs = np.vstack((program.prev[index], needs))
             waits = np.vstack((np.zeros(len(rows)), waits))
         yield stream, zip(rows, needs.T.tolist(), waits.T.tolist(), seconds[index].tolist(), strict=True)

@@ -45,7 +45,7 @@ class Family:
 
     @cached_property
     def model(self) -> Program:
-        """The program whose `priced` and `boundaries` all prices of the family follow."""
+        """The program whose `priced` and `delayed` all prices of the family follow."""
         return self._program(self._small(self._model) or self._model)
 
     def play(
@@ -139,16 +139,16 @@ class Family:
             return prices
         if microbatches not in self._columns:
             durations = {_key(slot): row for row, slot in enumerate(model.priced)}
-            delays = {boundary: row for row, boundary in enumerate(model.boundaries)}
+            delays = {boundary: row for row, boundary in enumerate(model.delayed)}
             unknown = [slot for slot in program.priced if _key(slot) not in durations]
-            if unknown or set(program.boundaries) - set(delays):
+            if unknown or set(program.delayed) - set(delays):
                 raise ScheduleError(
                     f"{program.plan.name} with {microbatches} micro-batches plays {', '.join(map(str, unknown))}, "
                     f"which the family's model with {model.plan.microbatches} does not; a model with more would do"
                 )
             self._columns[microbatches] = (
                 np.array([durations[_key(slot)] for slot in program.priced]),
-                np.array([*(delays[boundary] for boundary in program.boundaries), len(delays)]),
+                np.array([*(delays[boundary] for boundary in program.delayed), len(delays)]),
             )
         duration_rows, delay_rows = self._columns[microbatches]
         return Prices(prices.durations[duration_rows], prices.delays[delay_rows])

@@ -14,10 +14,10 @@ __all__ = ["Levels", "lanes_of"]
 
 def lanes_of(program: Program, prices: Prices, multipliers: Floats | None, join: int) -> int:
     """How many lanes these make. ScheduleError unless shapes agree and `join` divides the lanes."""
-    if len(prices.durations) != len(program.priced) or len(prices.delays) != len(program.boundaries) + 1:
+    if len(prices.durations) != len(program.priced) or len(prices.delays) != len(program.delayed) + 1:
         raise ScheduleError(
             f"prices of {len(prices.durations)} slots and {len(prices.delays)} delays: "
-            f"the program has {len(program.priced)} and {len(program.boundaries) + 1}"
+            f"the program has {len(program.priced)} and {len(program.delayed) + 1}"
         )
     lanes = prices.lanes
     if multipliers is not None:

@@ -7,9 +7,9 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from parsim.cost.cost import Cost
+from parsim.cost.cost import CopyCost, Cost
 from parsim.errors import ScheduleError
-from parsim.sim.program import Index, Program
+from parsim.sim.program import Delayed, Index, Lag, Program
 
 __all__ = ["Floats", "Prices", "duration_table", "prices", "row_delays", "row_seconds", "stack"]
 
@@ -20,8 +20,8 @@ Floats = npt.NDArray[np.float64]
 class Prices:
     """One cost vector, or B of them side by side (lanes).
 
-    `durations[priced]` or `[priced, B]`: one for each of `program.priced`. `delays[boundaries + 1]` or `[.., B]`:
-    one for each of `program.boundaries`, and a last one that is zero.
+    `durations[priced]` or `[priced, B]`: one for each of `program.priced`. `delays[delayed + 1]` or `[.., B]`:
+    one for each of `program.delayed`, and a last one that is zero.
     """
 
     durations: Floats
@@ -41,14 +41,22 @@ class Prices:
 def prices(program: Program, cost: Cost) -> Prices:
     """Ask a cost once for every distinct slot and boundary of a program.
 
-    Raises ScheduleError for a time that is negative or not finite.
+    Raises ScheduleError for a time that is negative or not finite, and where the costs know nothing of copies.
     """
-    durations = {str(slot): cost.seconds(slot) for slot in program.priced}
-    delays = {f"stage {a} to stage {b}": cost.hop_seconds(a, b) for a, b in program.boundaries}
-    for name, value in chain(durations.items(), delays.items()):
-        if not 0 <= value < float("inf"):
+    delays = [_delay(delayed, cost) for delayed in program.delayed]
+    durations = [(str(slot), cost.seconds(slot)) for slot in program.priced]
+    for name, value in chain(durations, delays):
+        if not 0 <= (-value if name.startswith("lag") else value) < float("inf"):
             raise ScheduleError(f"{name} takes {value}: a time is finite and not negative")
-    return Prices(np.array([*durations.values()], float), np.array([*delays.values(), 0.0], float))
+    return Prices(np.array([value for _, value in durations]), np.array([*(value for _, value in delays), 0.0]))
+
+
+def _delay(delayed: Delayed, cost: Cost) -> tuple[str, float]:
+    if not isinstance(delayed, Lag):
+        return "stage {} to stage {}".format(*delayed), cost.hop_seconds(*delayed)
+    if not isinstance(cost, CopyCost):
+        raise ScheduleError(f"{delayed.copy}: these costs know no copies to the host; a plan without them would do")
+    return f"lag of {delayed.copy}", cost.lag_seconds(delayed.copy, delayed.slot)
 
 
 def stack(lanes: Sequence[Prices]) -> Prices:

@@ -7,27 +7,35 @@ rank: they do not depend on each other, so a level is played by a handful of arr
     end[row] = max(end[prev], max over d of (end[dep[d]] + delay[edge[d]])) + seconds[duration]
 
 Durations go by (kind, stage) or overlapped pair, not by micro-batch; delays by directed stage boundary.
+
+Copies to and from the host have a stream each. They are layer by layer, beside the layers of the slots that they follow
+and precede: one begins before what it needs has ended, and what needs it before it has ended. Such an input has a
+`Lag`, a delay of zero or less.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from parsim.plan.op import Slot
+from parsim.plan.op import Op, Slot
 from parsim.plan.plan import Plan
 
 __all__ = [
     "COLLECTIVE",
     "COMPUTE",
+    "COPY_IN",
+    "COPY_OUT",
     "SENDS",
     "SEND_BACKWARD",
     "SEND_FORWARD",
     "STREAM_NAMES",
+    "Delayed",
     "Index",
+    "Lag",
     "Program",
     "Sends",
 ]
@@ -39,9 +47,23 @@ SENDS: tuple[Sends, ...] = ("buffered", "rendezvous")
 """How a message leaves: buffered, it takes its delay while the sender goes on; rendezvous, it starts when the
 producer has ended and the receiver has ended the op before the consumer, and the sender waits until it is over."""
 
-COMPUTE, COLLECTIVE, SEND_FORWARD, SEND_BACKWARD = range(4)
-STREAM_NAMES = ("compute", "collective", "p2p", "p2p")
-"""A timeline's names of the streams; the two directions of p2p do not wait for each other."""
+COMPUTE, COLLECTIVE, SEND_FORWARD, SEND_BACKWARD, COPY_OUT, COPY_IN = range(6)
+STREAM_NAMES = ("compute", "collective", "p2p", "p2p", "copy", "copy")
+"""A timeline's names of the streams; two directions, of p2p and of copies to the host, do not wait for each other."""
+
+
+class Lag(NamedTuple):
+    """How a copy (an OFFLOAD or RELOAD, whatever the micro-batch) stands to a slot: to the forward that makes what it
+    takes away, or to the backward that reads what it brings. Without a slot: to the next slot, or to the one before the
+    backward, which need leave it no more time than a window of layers takes.
+    """
+
+    copy: Op
+    slot: Slot | None
+
+
+Delayed = tuple[int, int] | Lag
+"""What the delay of an input goes by: a message's source and target stage, or a copy's lag."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +76,7 @@ class Program:
     - `duration[n]`: row of the durations, which go by `priced` slots; a transfer's go on into the delays.
     - `cuts[levels + 1]`: level l is rows cuts[l] + 1 to cuts[l + 1].
     - `last`: the last row of each stream of each rank.
-    - `boundaries`: (source, target) stages of the delays; one more delay, the last, is zero.
+    - `boundaries`, `lags`: what the delays go by: (source, target) stages, then lags; one more, the last, is zero.
     """
 
     plan: Plan
@@ -70,6 +92,7 @@ class Program:
     last: Index
     priced: tuple[Slot, ...]
     boundaries: tuple[tuple[int, int], ...]
+    lags: tuple[Lag, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -80,6 +103,11 @@ class Program:
     def levels(self) -> int:
         """Number of levels: the longest chain of rows."""
         return len(self.cuts) - 1
+
+    @property
+    def delayed(self) -> tuple[Delayed, ...]:
+        """What the delays go by, but for the last, which is zero."""
+        return (*self.boundaries, *self.lags)
 
     @cached_property
     def reductions(self) -> Index:

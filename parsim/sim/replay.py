@@ -38,7 +38,7 @@ def replay(plan: Plan, durations: Mapping[Op, float], hop_s: float = 0.0) -> Pla
         seconds[row] = found
     if not 0 <= hop_s < float("inf"):
         raise ScheduleError(f"replay: a hop takes {hop_s}: a time is finite and not negative")
-    delays = np.full(len(program.boundaries) + 1, hop_s)
+    delays = np.full(len(program.delayed) + 1, hop_s)
     delays[-1] = 0.0
     each = np.array(seconds, float).reshape(-1, 1)
     # Every priced slot takes one second, stretched to each row's own time.

@@ -125,7 +125,6 @@ def test_a_send_that_nobody_will_take_is_named() -> None:
         (("0F0 0B0 0F1 0B1", "1F0 1F1 1B0 1B1"), DeadlockError, "plan deadlocks: rank 0 waits at 0B0 for 1B0"),
         (("0F0 (0F1;0B1)OVERLAP_F_B 0B0", "1F0 1F1 1B0 1B1"), DeadlockError, "in the same slot"),
         (("0UNSHARD 0F0 0B0", "1F0 1B0"), ScheduleError, "0UNSHARD cannot be simulated yet; the players know F, B, I"),
-        (("0F0 0OFFLOAD0 0RELOAD0 0B0", "1F0 1B0"), ScheduleError, "0OFFLOAD0 cannot be simulated yet"),
     ],
 )
 def test_plans_that_cannot_be_played(rows: tuple[str, ...], error: type[Exception], reads: str) -> None:
