@@ -4,6 +4,7 @@ Each stage's parameters are gathered and its gradients reduced once, at GPipe's 
 """
 
 from parsim.plan import Kind, Orders, Slot, looped
+from parsim.schedules.edges import all_forwards_first
 from parsim.schedules.schedule import ANY, Schedule
 from parsim.schedules.steady import stage_slots, steady
 
@@ -28,7 +29,7 @@ SCHEDULE = Schedule(
     placement=looped,
     orders=_orders,
     peak_activations=lambda pp, m, v, rank: m * v,
-    period=lambda pp, m, v: None,  # backwards run from the last micro-batch to the first
+    edges=all_forwards_first,
     legal_stages=ANY,
     default_stages=2,
 )

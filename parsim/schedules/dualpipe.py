@@ -6,6 +6,8 @@ in opposite directions, H = p/2; DualPipeV, "cut in half", over the two arms of 
 """
 
 from parsim.plan import Orders, Slot, mirrored, vee
+from parsim.plan.edges import Counts, Edges, Microbatches
+from parsim.schedules.edges import as_array
 from parsim.schedules.row import Row
 from parsim.schedules.schedule import Rule, Schedule, exactly
 
@@ -59,21 +61,60 @@ def _order(own: int, other: int, half: int, depth: int, m: int) -> tuple[Slot, .
     return tuple(row.slots)
 
 
+def _of_both_ways(pp: int) -> list[tuple[int, int, int]]:
+    """Own stage, other stage and depth of each rank: stage r of chain 0 and stage 2p-1-r of chain 1 on rank r."""
+    chain_0 = [(rank, 2 * pp - 1 - rank, rank) for rank in range(pp // 2)]
+    return chain_0 + [(2 * pp - 1 - rank, rank, pp - 1 - rank) for rank in range(pp // 2, pp)]
+
+
 def _both_ways(pp: int, m: int, v: int) -> Orders:
-    """Stage r of chain 0 and stage 2p-1-r of chain 1 stand on rank r. Bubble (p/2-1)(F&B + B - 3W)."""
-    half = pp // 2
+    """Bubble (p/2-1)(F&B + B - 3W)."""
+    return tuple(_order(own, other, pp // 2, depth, m // 2) for own, other, depth in _of_both_ways(pp))
 
-    def order(rank: int) -> tuple[Slot, ...]:
-        chain_0, chain_1 = rank, 2 * pp - 1 - rank
-        if rank < half:
-            return _order(chain_0, chain_1, half, rank, m // 2)
-        return _order(chain_1, chain_0, half, pp - 1 - rank, m // 2)
 
-    return tuple(map(order, range(pp)))
+def _of_the_half(pp: int) -> list[tuple[int, int, int]]:
+    return [(rank, 2 * pp - 1 - rank, rank) for rank in range(pp)]
 
 
 def _cut_in_half(pp: int, m: int, v: int) -> Orders:
-    return tuple(_order(rank, 2 * pp - 1 - rank, pp, rank, m) for rank in range(pp))
+    return tuple(_order(own, other, pp, depth, m) for own, other, depth in _of_the_half(pp))
+
+
+def _edges(ranks: list[tuple[int, int, int]], half: int, microbatches: Microbatches) -> Edges:
+    """The eight phases counted, by the letters of `_order`; the last h+1 W wait, of which most are of the own stage."""
+    import numpy as np
+
+    m = as_array(microbatches)
+    own, other, depth = (np.array(column) for column in zip(*ranks, strict=True))
+    h = depth[:, None]
+    inner = half - h - 1
+    middle = inner == 0
+    turns = m - 2 * half + h + 1
+    zigzag = np.maximum(h + 1 - inner, 0)  # of the W that wait, those of phase 6, in turn
+
+    def of_stages(of_own: Counts, of_other: Counts) -> Counts:
+        found = np.empty((2 * len(ranks), len(m)), int)
+        found[own], found[other] = of_own, of_other
+        return found
+
+    halves = of_stages((h + 1) - (h + 1) // 2 + inner, inner + h - h // 2)
+    waiting = of_stages(h + 1 - zigzag // 2, zigzag // 2)
+    forwards = of_stages(2 * inner + h + 1 + middle, h + 1)
+    return Edges(
+        played={
+            "F": forwards + of_stages(0 * h, inner),
+            "B": of_stages((h + 1) // 2, middle + inner + h // 2 + 1),
+            "I": halves,
+            "W": halves,
+            "FB": of_stages(turns - middle, turns + inner),
+        },
+        first_forward=tuple(own.tolist()),
+        last_backward=tuple(own.tolist()),
+        waiting_least=waiting,
+        waiting_most=waiting,
+        first_backward=tuple(other.tolist()),
+        before=forwards,
+    )
 
 
 _ENOUGH = Rule("microbatches", lambda size: f"at least {2 * size.pp} (2 pp)", least=lambda size: 2 * size.pp)
@@ -86,6 +127,7 @@ SCHEDULES = (
         orders=_both_ways,
         peak_activations=lambda pp, m, v, rank: pp + 1,
         period=lambda pp, m, v: 2,  # one in each direction
+        edges=lambda pp, m, v: _edges(_of_both_ways(pp), pp // 2, m // 2),
         backward="mixed",
         # A rank holds two stages, instances of two parts that the mirror rank holds too. Counted as parts it is one
         # a rank; both counts name the same plan.
@@ -107,6 +149,8 @@ SCHEDULES = (
         placement=lambda pp, v: vee(pp),
         orders=_cut_in_half,
         peak_activations=lambda pp, m, v, rank: 2 * pp + 1,
+        period=lambda pp, m, v: 1,
+        edges=lambda pp, m, v: _edges(_of_the_half(pp), pp, m),
         backward="mixed",
         legal_stages=exactly(2),
         default_stages=2,

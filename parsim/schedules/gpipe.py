@@ -1,6 +1,7 @@
 """GPipe: all forwards, then all backwards. Every micro-batch is in flight at once."""
 
 from parsim.plan import Kind, Orders, straight
+from parsim.schedules.edges import all_forwards_first
 from parsim.schedules.schedule import Schedule
 from parsim.schedules.steady import stage_slots, steady
 
@@ -21,4 +22,6 @@ SCHEDULE = Schedule(
     placement=lambda pp, v: straight(pp),
     orders=_orders,
     peak_activations=lambda pp, m, v, rank: m,
+    period=lambda pp, m, v: 1,
+    edges=all_forwards_first,
 )

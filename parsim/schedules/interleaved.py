@@ -5,18 +5,26 @@ and so on; backwards go through the local stages in reverse. PyTorch makes max(1
 with `group_size` groups have that size, as in Megatron, and the last may be shorter, but not below p.
 """
 
+from typing import TypeVar
+
 from parsim.plan import Kind, Orders, Slot, looped
+from parsim.plan.edges import Counts, Edges, Microbatches
+from parsim.schedules.edges import as_array, by_rank, steady_edges
 from parsim.schedules.schedule import ANY, Rule, Schedule, Size
 from parsim.schedules.steady import stage_slots, steady
 
 __all__ = ["SCHEDULES"]
 
 
-def _rounds(pp: int, m: int) -> int:
-    return max(1, m // pp)
+_Number = TypeVar("_Number", int, "Counts")
 
 
-def _group(pp: int, m: int, group_size: int | None) -> int:
+def _rounds(pp: int, m: _Number) -> _Number:
+    """max(1, m div p), for a number or an array of them."""
+    return m // pp + (m < pp)
+
+
+def _group(pp: int, m: _Number, group_size: int | None) -> _Number | int:
     return m // _rounds(pp, m) if group_size is None else group_size
 
 
@@ -68,6 +76,16 @@ def _interleaved_zero_bubble_peak(pp: int, m: int, v: int, rank: int) -> int:
     return min(m * v, (v - 1) * _group(pp, m, None) + pp)
 
 
+def _interleaved_edges(pp: int, m: Microbatches, v: int, group_size: int | None = None) -> Edges:
+    group = _group(pp, as_array(m), group_size)
+    return steady_edges(pp, m, v, warm_up=(v - 1) * group + 2 * (pp - 1 - by_rank(pp)), group=group)
+
+
+def _interleaved_zero_bubble_edges(pp: int, m: Microbatches, v: int) -> Edges:
+    group, rank = _group(pp, as_array(m), None), by_rank(pp)
+    return steady_edges(pp, m, v, warm_up=(v - 1) * group + pp - 1 - rank, lag=rank, group=group)
+
+
 def _period(pp: int, m: int, v: int, group_size: int | None = None) -> int | None:
     """A group; where its size depends on m, plans do not repeat."""
     if group_size is not None:
@@ -108,6 +126,7 @@ SCHEDULES = (
         orders=_interleaved,
         peak_activations=_interleaved_peak,
         period=_period,
+        edges=_interleaved_edges,
         legal_stages=ANY,
         default_stages=2,
         rules=(_WHOLE_GROUP, _ROUNDS, _SHORT_LAST_GROUP),
@@ -120,6 +139,7 @@ SCHEDULES = (
         orders=_interleaved_zero_bubble,
         peak_activations=_interleaved_zero_bubble_peak,
         period=_period,
+        edges=_interleaved_zero_bubble_edges,
         backward="split",
         legal_stages=ANY,
         default_stages=2,

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from parsim.errors import ScheduleError
 from parsim.plan import Orders, Placement, Slot
+from parsim.plan.edges import Edges
 
 __all__ = ["ANY", "Rule", "Schedule", "Size", "Timing", "exactly"]
 
@@ -88,8 +89,10 @@ class Schedule:
     `peak_activations(p, m, v, rank, **options)` is the most stage-activations the rank holds at once, each from its F
     to its B (or W), in closed form; None where none is known. `period(p, m, v, **options)` is how many micro-batches
     more give the same plan with its steady blocks played once more (where it has such blocks); None where plans do not
-    repeat. Options are whole numbers but for those that are `fractional`. Where the orders are `timed` they also take
-    `timing`, a Timing of the placement's stages or None.
+    repeat. `edges(p, m, v, **options)` counts what ranks play around their first and last backwards, for one m or an
+    array of them, in closed form: what `chain_bound` takes; None where none is known. Options are whole numbers but
+    for those that are `fractional`. Where the orders are `timed` they also take `timing`, a Timing of the placement's
+    stages or None.
     """
 
     name: str
@@ -104,7 +107,8 @@ class Schedule:
     fractional: tuple[str, ...] = ()
     timed: bool = False
     peak_activations: Callable[..., int] | None = None
-    period: Callable[..., int | None] = lambda pp, m, v: 1
+    period: Callable[..., int | None] = lambda pp, m, v, **options: None
+    edges: Callable[..., Edges] | None = None
 
     def check(self, size: Size) -> None:
         """Raise ScheduleError (rule, numbers, nearest legal values) unless the schedule is defined at `size`."""

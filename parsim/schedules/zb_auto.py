@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterator
 
 from parsim.plan import Kind, Orders, straight
+from parsim.plan.edges import Edges, Microbatches
+from parsim.schedules.edges import unknown_edges
 from parsim.schedules.rehearsal import Rehearsal, stage_times
 from parsim.schedules.schedule import Rule, Schedule, Timing
 from parsim.schedules.steady import stage_slots, steady
@@ -58,12 +60,16 @@ def _named(pp: int, m: int, limit: int) -> Iterator[Orders]:
         )
 
 
+def _edges(pp: int, m: Microbatches, v: int, **options: float) -> Edges:
+    return unknown_edges(pp, m)
+
+
 SCHEDULE = Schedule(
     name="zb-auto",
     paper="Zero Bubble Pipeline Parallelism (3.1, ZB-1p and ZB-2p), arXiv:2401.10241",
     placement=lambda pp, v: straight(pp),
     orders=_orders,
-    period=lambda pp, m, v, **options: None,  # it depends on times
+    edges=_edges,
     backward="split",
     rules=(
         Rule(

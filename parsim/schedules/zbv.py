@@ -4,6 +4,8 @@ No bubble inside a rank's own span when F = I = W, at 2p stage-activations: the 
 """
 
 from parsim.plan import Orders, Slot, vee
+from parsim.plan.edges import Counts, Edges, Microbatches
+from parsim.schedules.edges import as_array, by_rank
 from parsim.schedules.row import Row
 from parsim.schedules.schedule import Schedule, exactly
 
@@ -52,12 +54,40 @@ def _orders(pp: int, m: int, v: int) -> Orders:
     return tuple(_order(pp, m, rank) for rank in range(pp))
 
 
+def _edges(pp: int, m: Microbatches, v: int) -> Edges:
+    """Before the first Ib 2p-1 Fa less r, and r+1 Fb; after the last Ia r+1 Wa and r Wb. With fewer than 2p-1
+    micro-batches phases are cut short: then at least the last Wa waits.
+    """
+    import numpy as np
+
+    microbatches, rank = as_array(m), by_rank(pp)
+    every = np.broadcast_to(microbatches, (2 * pp, len(microbatches)))
+    cut = microbatches < 2 * pp - 1
+
+    def of_stages(of_a: Counts, of_b: Counts) -> Counts:
+        """Stages 0 to p-1 are the ranks' a, stages p to 2p-1 their b from the last rank to the first."""
+        shape = (pp, len(microbatches))
+        return np.concatenate((np.broadcast_to(of_a, shape), np.broadcast_to(of_b, shape)[::-1]))
+
+    return Edges(
+        played={"F": every, "I": every, "W": every},
+        first_forward=tuple(range(pp)),
+        last_backward=tuple(range(pp)),
+        waiting_least=of_stages(np.where(cut, 1, rank + 1), np.where(cut, 0, rank)),
+        waiting_most=of_stages(np.where(cut, microbatches, rank + 1), np.where(cut, microbatches, rank)),
+        first_backward=tuple(2 * pp - 1 - r for r in range(pp)),
+        before=of_stages(np.minimum(microbatches, 2 * pp - 1 - rank), np.minimum(microbatches, rank + 1)),
+    )
+
+
 SCHEDULE = Schedule(
     name="zb-v",
     paper="Zero Bubble Pipeline Parallelism (6), arXiv:2401.10241",
     placement=lambda pp, v: vee(pp),
     orders=_orders,
     peak_activations=lambda pp, m, v, rank: min(m, 2 * pp - 1 - rank) + min(m, rank + 1),  # Fa and Fb before Ib
+    period=lambda pp, m, v: 1,
+    edges=_edges,
     backward="split",
     legal_stages=exactly(2),
     default_stages=2,

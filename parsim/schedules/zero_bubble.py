@@ -5,6 +5,8 @@ own span when F = I = W. The paper writes B for I.
 """
 
 from parsim.plan import Kind, Orders, Slot, straight
+from parsim.plan.edges import Edges, Microbatches
+from parsim.schedules.edges import by_rank, steady_edges
 from parsim.schedules.schedule import Schedule
 from parsim.schedules.steady import stage_slots, steady
 
@@ -33,6 +35,16 @@ def _h2(pp: int, m: int, v: int) -> Orders:
     )
 
 
+def _h1_edges(pp: int, m: Microbatches, v: int) -> Edges:
+    rank = by_rank(pp)
+    return steady_edges(pp, m, v, warm_up=pp - 1 - rank, lag=rank)
+
+
+def _h2_edges(pp: int, m: Microbatches, v: int) -> Edges:
+    rank = by_rank(pp)
+    return steady_edges(pp, m, v, warm_up=2 * (pp - 1 - rank) + 1, lag=2 * rank, forward_first=False)
+
+
 SCHEDULES = (
     Schedule(
         name="zb-h1",
@@ -40,6 +52,8 @@ SCHEDULES = (
         placement=lambda pp, v: straight(pp),
         orders=_h1,
         peak_activations=lambda pp, m, v, rank: min(m, pp),
+        period=lambda pp, m, v: 1,
+        edges=_h1_edges,
         backward="split",
     ),
     Schedule(
@@ -48,6 +62,8 @@ SCHEDULES = (
         placement=lambda pp, v: straight(pp),
         orders=_h2,
         peak_activations=lambda pp, m, v, rank: min(m, 2 * pp - 1),
+        period=lambda pp, m, v: 1,
+        edges=_h2_edges,
         backward="split",
     ),
 )

@@ -1,6 +1,7 @@
 """Two players of one program: the longest path (fast, many lanes at once) and SimPy's events."""
 
 from parsim.sim.bound import lower_bound
+from parsim.sim.chain_bound import StageTimes, chain_bound
 from parsim.sim.compiler import compile_plan
 from parsim.sim.engine import play as play_events
 from parsim.sim.family import Family
@@ -23,7 +24,9 @@ __all__ = [
     "Prices",
     "Program",
     "Sends",
+    "StageTimes",
     "Steady",
+    "chain_bound",
     "compile_plan",
     "latest_first_starts",
     "lower_bound",

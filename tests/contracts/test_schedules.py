@@ -121,6 +121,32 @@ def test_any_size_is_played_or_refused_with_a_way_out(
     check(follow_advice(name, pp, m, v, **({"group_size": group_size} if takes_it else {})))
 
 
+@given(
+    name=st.sampled_from([name for name in names() if get(name).peak_activations is not None]),
+    pp=st.integers(1, 12),
+    m=st.integers(1, 60),
+    v=st.integers(1, 6),
+    group_size=st.none() | st.integers(1, 60),
+)
+def test_peaks_in_closed_form_are_those_of_the_plan(name: str, pp: int, m: int, v: int, group_size: int | None) -> None:
+    schedule = get(name)
+    v = v if v in schedule.legal_stages else schedule.default_stages
+    options = {"group_size": group_size} if group_size is not None and "group_size" in schedule.options else {}
+    plan = follow_advice(name, pp, m, v, **options)
+    pp, m = plan.placement.ranks, plan.microbatches
+    if options:  # the size that the advice led to
+        plan = attempt(name, {"pp": pp, "microbatches": m, "stages_per_rank": v, **options})
+        options = options if isinstance(plan, Plan) else {}
+        plan = plan if isinstance(plan, Plan) else follow_advice(name, pp, m, v)
+    peaks = [schedule.peak_activations(pp, plan.microbatches, v, rank, **options) for rank in range(pp)]
+    assert tuple(peaks) == activation_peaks(plan)
+
+
+@pytest.mark.parametrize("name", names())
+def test_only_a_schedule_that_plans_by_times_has_no_closed_peak(name: str) -> None:
+    assert (get(name).peak_activations is None) == get(name).timed
+
+
 @pytest.mark.parametrize("name", names())
 def test_played_at_sixty_four_ranks(name: str) -> None:
     plan = build(name, 64, 512)
