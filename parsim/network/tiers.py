@@ -8,8 +8,8 @@ at once, each given by the node it leaves and the node it enters at its full rat
 and every flow that leaves a group of tier i passes 2 (i + 1) more switches than one that stays on its leaf. In a fat
 tree a group's way up is its NICs' rate over the oversubscriptions below and including its tier. A dragonfly has two
 tiers: routers (links to the routers of its group, and global ones) and groups (global links). A torus has no tiers:
-there the flows' rates times their hops share all links alike. These are the graph's own capacities (network/build):
-what a test holds them to.
+there the flows' rates times their hops in a dimension share all links of that dimension alike, which is what shortest
+ways leave them. These are the graph's own capacities (network/build): what a test holds them to.
 """
 
 import math
@@ -126,11 +126,13 @@ def _torus(cluster: ClusterSpec, source: Integers, target: Integers, bytes_per_s
     nodes = int(max(source.max(), target.max())) + 1
     inner = math.prod(torus.dimensions[:-1])
     sizes = [*torus.dimensions[:-1], max(-(-nodes // inner), 1)]
-    hops, stride = np.zeros(len(source)), 1
+    hops, stride, share = np.zeros(len(source)), 1, 1.0
+    links = 2 * math.prod(sizes)  # of each dimension, one for each direction
     for size in sizes:
         apart = np.abs(source // stride % size - target // stride % size)
-        hops += np.minimum(apart, size - apart)
+        along = np.minimum(apart, size - apart)
+        if taken := float(along.sum()) * bytes_per_s:
+            share = min(share, links * torus.link_bytes_per_s / taken)
+        hops += along
         stride *= size
-    links = 2 * sum(size > 1 for size in sizes) * math.prod(sizes)
-    share = min(1.0, links * torus.link_bytes_per_s / (float(hops.sum()) * bytes_per_s))
     return Crossing(share, "torus" if share < 1 else None, float(hops.max()) * switch_s, float(hops.mean()) * switch_s)

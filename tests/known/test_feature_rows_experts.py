@@ -16,10 +16,11 @@ from parsim.errors import LayoutError
 from parsim.model.flops import matmul_flops
 from parsim.model.layer import LayerKind, layer_work
 from parsim.model.weights import active_parameters, parameters
+from parsim.network.groups import axis_groups
 from parsim.network.price import ring_bytes
 from parsim.plan import Kind, Op, Slot, straight
 from parsim.simulation import simulate
-from parsim.spec import ModelSpec, MoeSpec, Run, load_gpu, load_model, run_from_document
+from parsim.spec import Mesh, ModelSpec, MoeSpec, Run, load_cluster, load_gpu, load_model, run_from_document
 
 WIDE = {"name": "wide", "layers": 4, "hidden": 7168, "heads": 64, "kv_heads": 8, "ffn": 18432, "vocab": 32000}
 WIDE |= {"moe": {"experts": 256, "topk": 8, "expert_ffn": 2048}}
@@ -38,7 +39,7 @@ def run_of(model: Any, mesh: dict[str, int], sequence: int = 4096, batch: int = 
     return run_from_document(
         {
             "model": model,
-            "cluster": {"name": layout.pop("cluster", "dgx-h100"), "nodes": -(-ranks // 8)},
+            "cluster": {"name": layout.pop("cluster", "dgx-h100"), "nodes": layout.pop("nodes", -(-ranks // 8))},
             "layout": {"mesh": mesh, **layout},
             "batch": {"sequence_length": sequence, "global_batch_size": batch * mesh.get("dp", 1)},
         }
@@ -174,6 +175,21 @@ def test_row_51_devices(name: str, gigabytes: float, teraflops: float) -> None:
     gpu = load_gpu(name)
     assert gpu.memory_bytes / 2**30 == pytest.approx(gigabytes, rel=0.01)
     assert gpu.peak_flops_per_s("bf16") == teraflops * 1e12
+
+
+def test_row_51_a_tpu_on_its_torus() -> None:
+    """v5p: 459 TFLOP/s, 95 GiB, six links of 100 GB/s, of which a ring along one dimension has two."""
+    cluster = load_cluster("tpu-v5p").model_copy(update={"nodes": 64})
+    chip = cluster.node.gpu
+    assert (chip.memory_bytes, chip.peak_flops_per_s("bf16")) == (95 * 2**30, 459e12)
+    along = axis_groups(cluster, Mesh(tp=4, dp=16), "tp")
+    assert along.document()["across_bytes_per_s"] == pytest.approx(200e9)
+    run = run_of("llama2-7b", {"tp": 4, "dp": 16}, cluster="tpu-v5p", nodes=64, sequence_parallel=True, fsdp=True)
+    result = simulate(run)
+    assert 0.2 < (result.mfu or 0.0) < 0.6
+    assert "gpu.efficiency" in result.evidence["assumed"]
+    with pytest.raises(LayoutError, match=r"tpu-v5p multiplies bf16"):
+        run_of("llama2-7b", {"dp": 64}, cluster="tpu-v5p", nodes=64, precision="fp8")
 
 
 def test_row_53_prediction_layers_are_counted_once_more() -> None:
