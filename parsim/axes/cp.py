@@ -9,17 +9,30 @@ values of `kv` elements a token together (w bytes each):
     a2a         Ulysses: w T (q + kv) bytes before the core and w T out after it, of which (c-1)/c leave the rank, so
                 that each rank has all tokens of some heads; the backward the same
 
-Sources: Liu et al. 2023 (ring attention), Jacobs et al. 2023 (Ulysses), Llama 3 (2407.21783, section 3.3.2, gathers).
+A causal mask leaves the last tokens the most work. In slices one after the other the last rank has 2 - 1/c times the
+mean, and the others wait for it. In a zig-zag rank r of c has slices r and 2c - 1 - r of 2c, and all have the same.
+
+Sources: Liu et al. 2023 (ring attention), Jacobs et al. 2023 (Ulysses), Llama 3 (2407.21783, section 3.3.2: gathers,
+and slices in a zig-zag).
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from parsim.axes.axis import Comm
 from parsim.model.dims import Dim, Sizes, length, rows_of
 from parsim.model.layer import AttentionCore, Pass, Work
 
-__all__ = ["ContextAxis"]
+__all__ = ["ContextAxis", "causal_work"]
+
+
+def causal_work(degree: int, tokens: int, zigzag: bool) -> tuple[int, ...]:
+    """Pairs of a query and a key that it sees, on each rank, of a causal sequence of `tokens`."""
+    slices = 2 * degree if zigzag else degree
+    edges = [tokens * i // slices for i in range(slices + 1)]
+    pairs = [(end * (end + 1) - begin * (begin + 1)) // 2 for begin, end in pairwise(edges)]
+    return tuple(pairs[r] + pairs[-1 - r] for r in range(degree)) if zigzag else tuple(pairs)
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,15 @@ class ContextAxis:
     degree: int
     how: Literal["ring", "a2a", "allgather"] = "ring"
     word_bytes: int = 2
+    zigzag: bool = True
     name: str = "cp"
+
+    def busiest(self, tokens: int) -> float:
+        """Causal work of the busiest rank over the mean; an exchange gives each rank all tokens of some heads."""
+        if self.degree == 1 or self.how == "a2a":
+            return 1.0
+        work = causal_work(self.degree, tokens, self.zigzag)
+        return max(work) * self.degree / sum(work)
 
     @property
     def cuts(self) -> frozenset[Dim]:

@@ -8,7 +8,7 @@ With A = 2 b s^2 a (d_qk + d_v) the forward FLOP of the full square on a rank, a
 Flash kernels skip the causal half, and with a window w all but min(1/2, w/s) of the square; unfused ones do neither.
 hf is 0.76 for head_dim 64 and 0.66 for MLA's heads. A deterministic backward of flash costs 1.75 times as much (6.4
 times on Blackwell). Learned sinks outside the kernel add 1.6 S/hbm_eff to F and 2.4 to B. In a ring of c ranks flash
-kernels are 1 + 0.029 (c-1) slower.
+kernels are 1 + 0.029 (c-1) slower. Where cp cuts the sequence unevenly for a causal mask, its busiest rank counts.
 """
 
 from typing import Literal
@@ -31,6 +31,8 @@ def attention_seconds(core: AttentionCore, which: Literal["F", "B"], layout: Sub
         return matmuls + passes * score_bytes / rates.memory_bytes_per_s
     rate = rates.peak_flops_per_s * rates.attention * _head_rate(layout)
     flash = flops / rate * (1 + constants.flash_overhead_tokens / sizes[Dim.CONTEXT]) * _ring(layout)
+    if core.window is None:
+        flash *= layout.axes.context.busiest(int(sizes[Dim.CONTEXT]))
     if which == "B":
         flash *= rates.deterministic / constants.flash_backward_rate
     if layout.software.attention != "unfused_sinks":

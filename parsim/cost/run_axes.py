@@ -123,7 +123,7 @@ def axes_of(run: Run, expert_domains: int = 1) -> RunAxes:
         experts=False,
     )
     tensor = TensorAxis(mesh.tp, layout.sequence_parallel, run.model.parallel_residual, word)
-    context = ContextAxis(mesh.cp, layout.cp_comm, word)
+    context = ContextAxis(mesh.cp, layout.cp_comm, word, layout.cp_split == "zigzag")
     pipeline = PipelineAxis(mesh.pp, 1 / mesh.tp if cut else 1.0, word)
     moe = run.model.moe
     if moe is None:

@@ -130,6 +130,8 @@ class Layout(Spec):
     expert_tp: Count = 1
     split: Split = "even"
     cp_comm: Literal["ring", "a2a", "allgather"] = "ring"
+    cp_split: Literal["zigzag", "contiguous"] = "zigzag"
+    """Which tokens a rank of cp has: two slices that add up to the same causal work, or one slice."""
     offload: Offload | None = None
 
     @property

@@ -136,7 +136,7 @@ class Run(Spec):
         skipped |= _ONLY_UNBALANCED if routing == "balanced" else set()
         skipped |= _ONLY_WITH_DROPPED_TOKENS if routing != "token_drop" else set()
         if self.layout.mesh.cp == 1:
-            skipped.add("layout.cp_comm")
+            skipped |= {"layout.cp_comm", "layout.cp_split"}
         if not self.layout.fsdp:
             skipped |= {"layout.reshard_after_forward", "software.fsdp_unit"}
         if self.layout.mesh.pp == 1:

@@ -5,13 +5,19 @@ from typing import Any
 
 import pytest
 
+from parsim.axes.axis import owed_reductions, result_bytes
+from parsim.axes.cp import causal_work
+from parsim.axes.tp import TensorAxis
+from parsim.cost import RooflineCost
 from parsim.cost.run_axes import axes_of
+from parsim.cost.segments import Kernel
 from parsim.errors import LayoutError
 from parsim.memory import memory_of
-from parsim.model.dims import Dim
-from parsim.model.layer import LayerKind, layer_work
+from parsim.model.dims import Dim, extent_dims
+from parsim.model.layer import LayerKind, Matmul, layer_work
 from parsim.model.weights import model_weights, parameters, parameters_of_rank
 from parsim.network.price import ring_bytes
+from parsim.plan import Kind, Op, Slot, straight
 from parsim.schedules import build
 from parsim.spec import Run, load_model, run_from_document
 
@@ -55,6 +61,26 @@ def test_row_13_two_all_reduces_forward_and_two_backward() -> None:
     assert sent(run, "tp", "W") == (Counter(), 0)
 
 
+def test_row_13_rows_then_columns_owe_a_gather_more() -> None:
+    """Columns, then rows: one all-reduce and the result is whole. Rows, then columns: an all-reduce between them, and
+    the result is cut, so that whoever needs it whole gathers it.
+    """
+    axis, wide = TensorAxis(8), ((1, Dim.FFN),)
+    narrow = ((1, Dim.HIDDEN),)
+    usual = (Matmul("a", narrow, wide), Matmul("b", wide, narrow))
+    turned_round = (Matmul("a", wide, narrow), Matmul("b", narrow, wide))
+
+    def owed(work: tuple[Matmul, ...]) -> tuple[int, int]:
+        is_cut = bool(extent_dims(work[-1].cols) & axis.cuts)
+        return len(owed_reductions(axis, work, "F")), int(is_cut)
+
+    assert owed(usual) == (1, 0)
+    assert owed(turned_round) == (1, 1)
+    sizes = axes_of(run_of(GPT3, {"tp": 8}, 2048)).sizes(run_of(GPT3, {"tp": 8}, 2048))
+    whole = 8 * result_bytes(turned_round[-1], sizes, "F", 2)
+    assert ring_bytes("all_gather", whole, 8) == pytest.approx(7 / 8 * 2048 * 4 * 12288 * 2)
+
+
 def test_row_14_heads_divide_by_tp() -> None:
     with pytest.raises(LayoutError, match=r"layout.mesh.tp 7: must divide the attention heads, 96; 6 or 8 would do"):
         run_of(GPT3, {"tp": 7}, 2048)
@@ -87,11 +113,14 @@ def test_row_16_sequence_parallelism_sends_as_much_forward_and_half_more_backwar
     assert (forward + total) / both == pytest.approx(1.25)
 
 
-def activations(model: dict[str, Any], tp: int, sequence: int, software: dict[str, Any], cut: bool) -> float:
+def activations(
+    model: dict[str, Any], tp: int, sequence: int, software: dict[str, Any], cut: bool, cp: int = 1, **layout: Any
+) -> float:
     """GiB that the layers of a model save for one micro-batch, by what one layer more saves."""
     held = []
     for layers in (1, 2):
-        run = run_of({**model, "layers": layers}, {"tp": tp}, sequence, software, sequence_parallel=cut)
+        mesh = {"tp": tp, "cp": cp}
+        run = run_of({**model, "layers": layers}, mesh, sequence, software, sequence_parallel=cut, **layout)
         held.append(max(moment.activations for moment in memory_of(run, build("1f1b", 1, 1))[0].moments))
     return model["layers"] * (held[1] - held[0]) / GIB
 
@@ -121,6 +150,33 @@ def test_row_28_keys_and_values_on_the_ring() -> None:
 
 
 @pytest.mark.parametrize("cp", [2, 4, 8, 16])
+def test_row_28_a_zig_zag_balances_causal_work(cp: int) -> None:
+    """Within 1 % (at this length exactly); one slice each leaves the last rank 2 - 1/cp of the mean."""
+    tokens = 131072
+    square = tokens * (tokens + 1) // 2
+    for zigzag, most in ((True, 1.01), (False, 2 - 1 / cp)):
+        work = causal_work(cp, tokens, zigzag)
+        assert sum(work) == square
+        assert max(work) * cp / square <= most
+    assert max(causal_work(cp, tokens, False)) * cp / square == pytest.approx(2 - 1 / cp, rel=1e-3)
+    even, crowded = (run_of(LONG, {"cp": cp}, tokens, cp_split=split) for split in ("zigzag", "contiguous"))
+    seconds = {}
+    for name, run in (("even", even), ("crowded", crowded)):
+        (blocks,) = RooflineCost(run, straight(1)).segments(Slot(Op(0, Kind.F, 0)))
+        seconds[name] = sum(
+            s.seconds for block in blocks for s in block if isinstance(s, Kernel) and s.name == "attention"
+        )
+    assert seconds["crowded"] / seconds["even"] == pytest.approx(2 - 1 / cp, rel=1e-3)
+
+
+@pytest.mark.parametrize("cp", [2, 4, 8])
+def test_row_28_activations_divide_by_cp(cp: int) -> None:
+    """Flash attention saves nothing that grows with more than a rank's own tokens."""
+    whole, cut = (activations(LONG, 8, 131072, {"attention": "cudnn"}, True, degree) for degree in (1, cp))
+    assert cut == pytest.approx(whole / cp, rel=0.01)
+
+
+@pytest.mark.parametrize("cp", [2, 4, 8, 16])
 def test_row_28_a_ranks_tokens_divide_by_cp(cp: int) -> None:
     run = run_of(LONG, {"cp": cp}, 131072)
     sizes = axes_of(run).sizes(run)
@@ -139,3 +195,30 @@ def test_row_52_ranks_of_tp_all_hold_what_leads_into_a_latent(name: str) -> None
         assert layer[up].size_of_rank(tp=8) == layer[up].size / 8
     assert layer["kv_down"].shape[0] == 576
     assert layer["kv_up"].shape[0] == 128 * (128 + 128)
+
+
+LATENT = {"name": "latent", "layers": 1, "hidden": 7168, "heads": 128, "ffn": 18432, "vocab": 32000}
+LATENT |= {"mla": {"q_rank": 1536, "kv_rank": 512, "nope_dim": 128, "rope_dim": 64, "value_dim": 128}}
+
+
+def test_row_52_a_latent_is_a_57th_of_the_keys_and_values_that_it_stands_for() -> None:
+    """512 + 64 numbers a token and layer instead of 128 heads of 128 + 128: 1,152 bytes, not 65,536."""
+    run = run_of(LATENT, {"dp": 1}, 4096)
+    sizes = axes_of(run).sizes(run)
+    latent = 2 * (sizes[Dim.KV_LATENT] + sizes[Dim.ROPE_KEY])
+    whole = 2 * (sizes[Dim.NOPE] + sizes[Dim.OUTPUT])
+    assert (latent, whole) == (1152, 65536)
+    assert whole / latent == pytest.approx(56.9, abs=0.05)
+
+
+@pytest.mark.parametrize("tp", [1, 8])
+def test_row_52_recomputed_up_projections_leave_the_latents(tp: int) -> None:
+    """Of a token, queries and keys of 192, and values with their keys of 128 + 128, in 128 heads: 2 * 128 * 640 bytes,
+    cut by tp; the latents, which every rank holds, stay.
+    """
+    again = {"mode": "selective", "modules": ["mla_up_proj"]}
+    kept, left = (
+        activations(LATENT, tp, 4096, {"attention": "cudnn"}, tp > 1, recompute=recompute)
+        for recompute in ("none", again)
+    )
+    assert (kept - left) * GIB == pytest.approx(4096 * 2 * 128 * 640 / tp, rel=0.01)
