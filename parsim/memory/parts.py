@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
-from parsim.memory.ledger.ends import embedding, head, mtp_projection, stage_output
+from parsim.memory.ledger.ends import embedding, head, mtp_projection, stage_output, stage_start
 from parsim.memory.ledger.entry import Block, Entry, Unit
+from parsim.memory.ledger.kernels import is_cpu
 from parsim.memory.ledger.layer import layer_units, with_gradients
 from parsim.memory.ledger.tokens import Tokens, tokens_of
 from parsim.memory.presets import habits_of
@@ -93,8 +94,13 @@ class Parts:
         run, at, model = self.run, self.at, self.model
         if part == 0:
             yield self._block((embedding(run, at),), embedding_weights(model))
+        start = stage_start(run, at, first=part == 0 or recomputed > 0)
+        if start.saved:
+            yield Block((Unit((start,)),))
         kinds = self.kinds(part)[: self.layers[part]]
-        marked = [(_without_window(kind), index < recomputed) for index, kind in enumerate(kinds)]
+        marked = [
+            (kind if is_cpu(run) else _without_window(kind), index < recomputed) for index, kind in enumerate(kinds)
+        ]
         for (kind, again), same in groupby(marked):
             yield from self._layers(kind, again, len(list(same)))
         if part == self.last:
@@ -145,5 +151,5 @@ class Parts:
 
 
 def _without_window(kind: LayerKind) -> LayerKind:
-    """The kind without its window: a window changes what attention reads, not what it keeps."""
+    """The kind without its window: it changes what attention reads, and on GPUs not what it keeps."""
     return kind._replace(window=False)

@@ -49,10 +49,8 @@ class Habits:
     """Receive buffers of a pipeline: one for each direction, or for every micro-batch."""
     keeps_output: bool = False
     """A stage's output lives until its backward, not only until it is sent."""
-    mask_bytes: float | None = 1.0
-    """Bytes of an element of a dropout mask; None: those of the input."""
-    norm_copies: float = 0.0
-    """Further copies of its input that a norm keeps."""
+    kernels: Literal["gpu", "cpu"] = "gpu"
+    """Whose habits norms, masks and attention have (`ledger.kernels`)."""
     unverified: tuple[str, ...] = ()
 
 
@@ -60,6 +58,7 @@ _ENGINE = Habits(workspace_bytes=64 * MIB, dummy_gradients=True, quantised_copie
 _LOCAL = Habits(step_bytes=4)  # fp16 Megatron makes fp32 gradients for the step
 _TITAN = Habits(receives="every", keeps_output=True, step_bytes=4)  # foreach AdamW, measured: 4.0
 _PLAIN = Habits(gradients="step", lazy_states=True, bucket_copies=1.0, step_bytes=4)  # a bucketed DDP, measured
+_EXECUTOR = Habits(kernels="cpu", receives="every", lazy_states=True, step_tensor_bytes=8)  # counted
 _SHARDED = Habits(bucket_elements=5e8, step_bytes=6, live_elements=1e9)
 
 PRESETS: Mapping[str, tuple[tuple[str, Habits], ...]] = {
@@ -80,7 +79,7 @@ PRESETS: Mapping[str, tuple[tuple[str, Habits], ...]] = {
     "deepspeed": (("", replace(_SHARDED, unverified=("buckets", "live parameters"))),),
     "deepspeed-zero3-2021": (("", replace(_SHARDED, unverified=("buckets", "live parameters"))),),
     "pytorch": (("", _PLAIN),),
-    "parsim-executor": (("", replace(_PLAIN, bucket_copies=0, mask_bytes=None, unverified=("all",))),),
+    "parsim-executor": (("", _EXECUTOR),),
 }
 """Rows of (first month, habits) by framework, the oldest first."""
 

@@ -6,23 +6,33 @@ an exchange (all-to-all) keeps the output on both of its sides.
 """
 
 from parsim.memory.ledger.entry import Entry
-from parsim.memory.ledger.linear import column_parallel, hidden_mask, norm_input, row_parallel
+from parsim.memory.ledger.kernels import (
+    has_whole_scores,
+    head_norm_bytes,
+    hidden_mask,
+    is_cpu,
+    mask_word,
+    norm_bytes,
+    repeated_bytes,
+    window_mask_bytes,
+)
+from parsim.memory.ledger.linear import column_parallel, row_parallel
 from parsim.memory.ledger.tokens import Tokens
 from parsim.spec import MlaSpec, Run
 
-__all__ = ["attention", "normed_input_bytes", "projected_bytes", "score_bytes", "widths"]
+__all__ = ["attention", "core_bytes", "normed_input_bytes", "projected_bytes", "widths"]
 
 
-def attention(run: Run, at: Tokens) -> tuple[Entry, ...]:
+def attention(run: Run, at: Tokens, is_windowed: bool = False) -> tuple[Entry, ...]:
     """The ops from the first norm to the output projection, in forward order."""
     mla = run.model.mla
-    query, keys, values, output = widths(run)
-    first = Entry("norm 1", saved=norm_input(run, at), forward=at.stream, backward=at.stream)
+    *_, output = widths(run)
+    first = Entry("norm 1", saved=norm_bytes(run, at), forward=at.stream, backward=at.stream)
     inner = _grouped(run, at) if mla is None else _latent(run, mla, at)
     # The core's own output stays in 16 bit, so what a quantised matmul keeps of it is one more copy.
     copied = at.kept_input(at.column * output) if at.quantised else 0.0
     proj = row_parallel(run, at, "proj", output, hidden_mask(run, at) + copied)
-    return (first, *inner, _core(run, at, query, keys, values, output), proj)
+    return (first, *inner, _core(run, at, is_windowed), proj)
 
 
 def widths(run: Run) -> tuple[float, float, float, float]:
@@ -37,7 +47,7 @@ def widths(run: Run) -> tuple[float, float, float, float]:
 
 def normed_input_bytes(at: Tokens) -> float:
     """The output of a norm as the matmul behind it keeps it: what recomputing norms saves."""
-    return at.kept_input(at.stream)
+    return at.kept_input(at.normed)
 
 
 def projected_bytes(run: Run, at: Tokens) -> float:
@@ -51,10 +61,21 @@ def projected_bytes(run: Run, at: Tokens) -> float:
     return at.column * (query + keys + values + beside)
 
 
-def score_bytes(run: Run, at: Tokens) -> float:
-    """What an unfused core keeps beside its inputs and output: softmax, and with dropout its result and mask."""
-    dropped = at.word + 1 if run.software.attention_dropout else 0
-    return (at.word + dropped) * _scores(run, at)
+def core_bytes(run: Run, at: Tokens, is_windowed: bool = False) -> float:
+    """What the core keeps beside its inputs and output, and recomputing it saves: softmax, and with dropout its result
+    and mask, where scores are whole; on a CPU also repeated keys and values, and the rows' statistics.
+    """
+    query, keys, values, _ = widths(run)
+    more = repeated_bytes(run, at, query, keys + values)
+    if not has_whole_scores(run):
+        return more + window_mask_bytes(run, at, is_windowed) + (_statistics(run, at) if is_cpu(run) else 0.0)
+    dropped = at.word + mask_word(run, at.word) if run.software.attention_dropout else 0.0
+    return more + (at.word + dropped) * _scores(run, at)
+
+
+def _statistics(run: Run, at: Tokens) -> float:
+    """The log-sum-exp of each row and head, fp32 or wider."""
+    return max(4, at.word) * at.count * run.model.heads / at.tp
 
 
 def _scores(run: Run, at: Tokens) -> float:
@@ -64,7 +85,8 @@ def _scores(run: Run, at: Tokens) -> float:
 
 def _grouped(run: Run, at: Tokens) -> tuple[Entry, ...]:
     query, keys, values, _ = widths(run)
-    return (column_parallel(run, at, "qkv", query + keys + values, normed_input_bytes(at)),)
+    saved = normed_input_bytes(at) + head_norm_bytes(run, at, query + keys)
+    return (column_parallel(run, at, "qkv", query + keys + values, saved),)
 
 
 def _latent(run: Run, mla: MlaSpec, at: Tokens) -> tuple[Entry, ...]:
@@ -90,25 +112,19 @@ def _latent(run: Run, mla: MlaSpec, at: Tokens) -> tuple[Entry, ...]:
     )
 
 
-def _core(run: Run, at: Tokens, query: float, keys: float, values: float, output: float) -> Entry:
-    u, software = at.column, run.software
-    both = keys + values
+def _core(run: Run, at: Tokens, is_windowed: bool) -> Entry:
+    query, keys, values, output = widths(run)
+    u, both = at.column, keys + values
     cp, how = run.layout.mesh.cp, run.layout.cp_comm
-    saved = projected_bytes(run, at) + u * output * (2 if cp > 1 and how == "a2a" else 1)
+    saved = u * (query + both + output) + (u * output if cp > 1 and how == "a2a" else 0.0)
+    saved += core_bytes(run, at, is_windowed)
     moved = _moved(u, query, both, output, cp, how)
-    if software.attention in ("unfused", "unfused_sinks"):
+    if has_whole_scores(run):
         scores = at.word * _scores(run, at)
-        return Entry(
-            "attention",
-            saved=saved + score_bytes(run, at),
-            forward=moved,
-            backward=3 * scores + moved,
-            tensor="scores",
-        )
-    statistics = max(4, at.word) * at.count * run.model.heads / at.tp  # log-sum-exp, fp32 or wider
+        return Entry("attention", saved=saved, forward=moved, backward=3 * scores + moved, tensor="scores")
     return Entry(
         "attention",
-        saved=saved + statistics,
+        saved=saved if is_cpu(run) else saved + _statistics(run, at),
         forward=moved,
         backward=u * (output + 2 * query + 2 * both) + moved,
         tensor="queries, keys and values",

@@ -1,21 +1,29 @@
 """The ends of the model in the ledger: embedding, extra prediction layers (MTP), final norm, head and loss."""
 
 from parsim.memory.ledger.entry import Entry
-from parsim.memory.ledger.linear import column_parallel, hidden_mask, norm_input
+from parsim.memory.ledger.kernels import (
+    angle_bytes,
+    hidden_mask,
+    loss_bytes,
+    norm_bytes,
+    place_bytes,
+    stage_input_bytes,
+)
+from parsim.memory.ledger.linear import column_parallel
 from parsim.memory.ledger.tokens import Tokens
 from parsim.spec import Run
 
-__all__ = ["embedding", "head", "lost_bytes", "mtp_projection", "stage_output"]
-
-# Bytes per logit of the loss: peak in the forward, held until the backward, peak in the backward. Counted in the
-# frameworks' sources: Megatron's vocabulary-parallel loss works in place, TE's fused one writes the gradient in place.
-_LOSS = {"megatron": (6, 4, 6), "te_fused": (2, 2, 2), "torch": (10, 4, 12), "compiled": (2, 2, 4)}
-_LOSS_PARALLEL_TORCH = (14, 4, 16)
+__all__ = ["embedding", "head", "lost_bytes", "mtp_projection", "stage_output", "stage_start"]
 
 
 def embedding(run: Run, at: Tokens) -> Entry:
     """The embedding on the first stage: token ids are negligible, the dropout mask is not."""
-    return Entry("embedding", saved=hidden_mask(run, at), forward=at.stream)
+    return Entry("embedding", saved=hidden_mask(run, at, at.residual) + place_bytes(run, at), forward=at.stream)
+
+
+def stage_start(run: Run, at: Tokens, *, first: bool) -> Entry:
+    """What a stage keeps beside its layers: its input where nobody else does, and what the layers share."""
+    return Entry("start of the stage", saved=(0.0 if first else stage_input_bytes(run, at)) + angle_bytes(run, at))
 
 
 def stage_output(at: Tokens) -> Entry:
@@ -26,7 +34,7 @@ def stage_output(at: Tokens) -> Entry:
 def mtp_projection(run: Run, at: Tokens) -> tuple[Entry, ...]:
     """Norms of state and embedding, and the projection of both side by side (2412.19437, section 2.2)."""
     return (
-        Entry("mtp norms", saved=2 * norm_input(run, at), forward=2 * at.stream, backward=2 * at.stream),
+        Entry("mtp norms", saved=2 * norm_bytes(run, at), forward=2 * at.stream, backward=2 * at.stream),
         column_parallel(
             run, at, "mtp projection", at.hidden / at.tp, 2 * at.kept_input(at.stream), inner=2 * at.hidden
         ),
@@ -48,16 +56,15 @@ def head(run: Run, at: Tokens, vocab: int) -> tuple[Entry, ...]:
 
     The head is no Transformer Engine linear: its 16-bit weight gradient exists even with fused accumulation.
     """
-    kind = run.software.loss
-    forward, held, backward = _LOSS_PARALLEL_TORCH if kind == "torch" and at.tp > 1 else _LOSS[kind]
+    forward, held, backward = loss_bytes(run, at)
     logits = _logits(at, vocab)
     gradient = at.word * vocab * at.hidden / at.tp
     return (
-        Entry("final norm", saved=norm_input(run, at), forward=at.stream, backward=at.stream),
+        Entry("final norm", saved=norm_bytes(run, at), forward=at.stream, backward=at.stream),
         Entry(
             "loss",
-            saved=at.stream + held * logits,
-            kept=at.stream + at.word * logits,
+            saved=at.normed + held * logits,
+            kept=at.normed + at.word * logits,
             forward=(forward - held) * logits + at.gathered,
             backward=(backward - held) * logits + gradient + at.whole + at.gathered,
             weight=gradient + at.gathered,

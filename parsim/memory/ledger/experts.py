@@ -13,7 +13,8 @@ Megatron-core d98e8a6:
 
 from parsim.axes.ep import ExpertAxis
 from parsim.memory.ledger.entry import Entry
-from parsim.memory.ledger.linear import hidden_mask, mlp
+from parsim.memory.ledger.kernels import hidden_mask
+from parsim.memory.ledger.linear import mlp
 from parsim.memory.ledger.tokens import Tokens
 from parsim.spec import MoeSpec, Run
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from parsim.memory.ledger import experts as moe_ops
-from parsim.memory.ledger.attention import attention, normed_input_bytes, projected_bytes, score_bytes, widths
+from parsim.memory.ledger.attention import attention, core_bytes, normed_input_bytes, projected_bytes, widths
 from parsim.memory.ledger.entry import Entry, Unit, dropped
-from parsim.memory.ledger.linear import hidden_mask, mlp, norm_input
+from parsim.memory.ledger.kernels import hidden_mask, norm_bytes
+from parsim.memory.ledger.linear import mlp
 from parsim.memory.ledger.tokens import Tokens
 from parsim.model.layer import LayerKind
 from parsim.model.weights import Weight
@@ -48,7 +49,7 @@ OP_OF_WEIGHT: Mapping[str, str] = {
 
 def layer_ops(run: Run, at: Tokens, kind: LayerKind) -> tuple[Entry, ...]:
     """All ops of a layer in forward order, nothing recomputed."""
-    return (*attention(run, at), *_behind(run, at, kind))
+    return (*attention(run, at, kind.window), *_behind(run, at, kind))
 
 
 def layer_units(run: Run, at: Tokens, kind: LayerKind) -> tuple[Unit, ...]:
@@ -56,7 +57,7 @@ def layer_units(run: Run, at: Tokens, kind: LayerKind) -> tuple[Unit, ...]:
     modules = run.layout.recompute.modules
     if "every_second_matmul" in modules:
         return (Unit(layer_ops(run, at, kind), every_second_matmul_bytes(run, at)),)
-    first, second = attention(run, at), _behind(run, at, kind)
+    first, second = attention(run, at, kind.window), _behind(run, at, kind)
     for op, size in _dropped(run, at, kind):
         first, second = dropped(first, op, size), dropped(second, op, size)
     if ("moe" if kind.experts else "mlp") in modules:
@@ -69,7 +70,7 @@ def layer_units(run: Run, at: Tokens, kind: LayerKind) -> tuple[Unit, ...]:
 def _behind(run: Run, at: Tokens, kind: LayerKind) -> tuple[Entry, ...]:
     """From the second norm on; a parallel residual (GPT-NeoX) feeds both norms from the same input."""
     moe = run.model.moe if kind.experts else None
-    saved = 0.0 if run.model.parallel_residual else norm_input(run, at)
+    saved = norm_bytes(run, at, is_second=run.model.parallel_residual)
     norm = Entry("norm 2", saved=saved, forward=at.stream, backward=at.stream)
     if moe is not None:
         return (norm, *moe_ops.experts(run, moe, at, at.stream))
@@ -80,9 +81,8 @@ def _behind(run: Run, at: Tokens, kind: LayerKind) -> tuple[Entry, ...]:
 def _dropped(run: Run, at: Tokens, kind: LayerKind) -> Sequence[tuple[str, float]]:
     """(op, bytes) that the named modules recompute."""
     modules, found = run.layout.recompute.modules, list[tuple[str, float]]()
-    unfused = run.software.attention in ("unfused", "unfused_sinks")
-    if "core_attn" in modules and unfused:
-        found.append(("attention", score_bytes(run, at)))
+    if "core_attn" in modules:
+        found.append(("attention", core_bytes(run, at, kind.window)))
     if "mla_up_proj" in modules and run.model.mla is not None:
         found.append(("attention", projected_bytes(run, at)))
     if "layernorm" in modules:

@@ -2,10 +2,9 @@
 
 from parsim.memory.ledger.entry import Entry
 from parsim.memory.ledger.tokens import Tokens
-from parsim.memory.presets import habits_of
 from parsim.spec import Run
 
-__all__ = ["column_parallel", "hidden_mask", "mlp", "norm_input", "row_parallel"]
+__all__ = ["column_parallel", "mlp", "row_parallel"]
 
 
 def column_parallel(run: Run, at: Tokens, name: str, cols: float, saved: float, inner: float | None = None) -> Entry:
@@ -33,7 +32,7 @@ def row_parallel(run: Run, at: Tokens, name: str, inner: float, saved: float) ->
     return Entry(
         name,
         saved=saved,
-        kept=at.kept_input(at.column * inner) + at.stream,
+        kept=at.kept_input(at.column * inner) + at.normed,
         forward=at.whole,
         backward=at.whole + at.gathered + at.column * inner + weight,
         weight=at.gathered + weight,
@@ -56,19 +55,7 @@ def mlp(run: Run, at: Tokens, ffn: float, prefix: str = "", saved: float = 0.0) 
             f"{prefix}activation",
             saved=u * gates * ffn + result,
             forward=u * ffn,
-            backward=u * (gates + 1) * ffn + at.stream,
+            backward=u * (gates + 1) * ffn + at.normed,
         ),
         row_parallel(run, at, f"{prefix}fc2", ffn, at.kept_input(u * ffn)),
     )
-
-
-def hidden_mask(run: Run, at: Tokens) -> float:
-    """The mask of a dropout on the residual stream: one byte an element, or what the framework makes of it."""
-    if not run.software.hidden_dropout:
-        return 0.0
-    return at.stream / at.word * (habits_of(run.software).mask_bytes or at.word)
-
-
-def norm_input(run: Run, at: Tokens) -> float:
-    """What a norm saves: its input, and the copies that the framework's kernel makes of it."""
-    return at.stream * (1 + habits_of(run.software).norm_copies)

@@ -3,6 +3,8 @@
 s tokens of a sequence on this rank, b sequences of a micro-batch, h hidden, f ffn, g = 2 if gated else 1
 q = heads * head_dim, kv = kv_heads * head_dim, t tensor-parallel degree, sp = t with sequence parallelism else 1
 U = word * s * b, the bytes of one column over the tokens
+
+The residual stream has the word of the matmuls, except under autocast, where it has that of the weights.
 """
 
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ class Tokens:
     tp: int
     sp: int
     word: int
+    residual: int
     input_word: float
 
     @property
@@ -37,7 +40,12 @@ class Tokens:
 
     @property
     def stream(self) -> float:
-        """U h / sp: bytes of the residual stream, and of the gradient of it."""
+        """Bytes of the residual stream, and of the gradient of it."""
+        return self.normed * self.residual / self.word
+
+    @property
+    def normed(self) -> float:
+        """U h / sp: bytes of the stream as matmuls read and write it."""
         return self.column * self.hidden / self.sp
 
     @property
@@ -71,7 +79,9 @@ def tokens_of(run: Run) -> Tokens:
     """The token sizes of a run's micro-batch."""
     layout, tp, word = run.layout, run.layout.mesh.tp, run.layout.word_bytes
     sequence = run.batch.sequence_length // layout.mesh.cp
-    low = low_precision_bytes(layout.precision) if habits_of(run.software).quantised_copies else 0.0
+    habits = habits_of(run.software)
+    is_autocast = habits.kernels == "cpu" and layout.precision == "bf16" and layout.zero_stage < 3
+    low = low_precision_bytes(layout.precision) if habits.quantised_copies else 0.0
     return Tokens(
         column=float(word * sequence * layout.micro_batch_size),
         sequence=sequence,
@@ -81,5 +91,6 @@ def tokens_of(run: Run) -> Tokens:
         tp=tp,
         sp=tp if layout.sequence_parallel else 1,
         word=word,
+        residual=run.software.parameter_bytes if is_autocast else word,
         input_word=low or word,
     )
