@@ -53,20 +53,22 @@ class Noise:
         """Whether every multiplier is 1."""
         return self.jitter == 0 and all(factor == 1 for factor in self.slow.values())
 
-    def multipliers(self, program: Program, lanes: int = 1, step: int = 0) -> Floats:
+    def multipliers(self, program: Program, lanes: int = 1, step: int = 0, together: int = 1) -> Floats:
         """The factor of each row of a program in each lane, shape [n, lanes]; every `step` draws anew.
 
-        Beyond a million entries the rows are windows, at random places, of a pool of a million draws: each row's lanes
-        are independent, and two rows of one lane share a draw once in a million times. Drawing would otherwise take
-        longer than playing. Raises SpecError for a slow rank that the program does not have.
+        `together` ranks of a lane advance as one, at the pace of the slowest: a tensor-parallel group, of which each
+        draws for itself. Beyond a million draws the rows are windows, at random places, of a pool of a million draws:
+        each row's lanes are independent, and two rows of one lane share a draw once in as many times as the pool has
+        entries. Drawing would otherwise take longer than playing. Raises SpecError for a slow rank that the program
+        does not have.
         """
         draw = np.random.default_rng((self.seed, step))
         if self.jitter == 0:
             table = np.ones((program.rows, lanes))
-        elif program.rows * lanes <= _POOL:
-            table = self._factors(draw.standard_normal((program.rows, lanes)))
+        elif program.rows * lanes * together <= _POOL:
+            table = self._factors(_slowest(draw, program.rows * lanes, together)).reshape(program.rows, lanes)
         else:
-            pool = self._factors(draw.standard_normal(max(_POOL, 4 * lanes)))
+            pool = self._factors(_slowest(draw, max(_POOL // together, 4 * lanes), together))
             windows = np.lib.stride_tricks.sliding_window_view(pool, lanes)
             table = windows[draw.integers(len(windows), size=program.rows)]
         for (lane, rank), factor in self.slow.items():
@@ -82,6 +84,12 @@ class Noise:
         normal *= self.jitter
         normal -= self.jitter**2 / 2
         return np.exp(normal, out=normal)
+
+
+def _slowest(draw: np.random.Generator, count: int, together: int) -> Floats:
+    """The largest of `together` standard normal draws, `count` times."""
+    found: Floats = draw.standard_normal((together, count)).max(axis=0)
+    return found
 
 
 def parse_jitter(text: str) -> float:

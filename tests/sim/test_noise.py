@@ -43,6 +43,21 @@ def test_draws_are_lognormal_of_mean_one(program: Program, lanes: int, sigma: fl
         assert abs((shift - (sigma / 2) ** 2).mean()) < 0.03
 
 
+# A few draws, and a pool of them.
+@pytest.mark.parametrize(("lanes", "together"), [(64, 2), (64, 8), (4096, 8)])
+def test_ranks_that_advance_together_go_at_the_pace_of_the_slowest(program: Program, lanes: int, together: int) -> None:
+    table = Noise(0.05, seed=2).multipliers(program, lanes, together=together)
+    assert table.shape == (program.rows, lanes)
+    alone = Noise(0.05, seed=3).multipliers(program, together * 40)
+    expected = alone.reshape(-1, together).max(axis=1)
+    assert table.mean() == pytest.approx(expected.mean(), rel=0.002)
+    assert table.std() == pytest.approx(expected.std(), rel=0.05)
+    np.testing.assert_allclose(
+        np.quantile(table, [0.05, 0.5, 0.95]), np.quantile(expected, [0.05, 0.5, 0.95]), rtol=0.005
+    )
+    assert abs(np.corrcoef(table[:, 0], table[:, 1])[0, 1]) < 0.15
+
+
 def test_a_slow_rank_slows_its_computing_in_its_lane(program: Program) -> None:
     table = Noise(slow={(1, 2): 1.5, (0, 0): 0.5}).multipliers(program, 3)
     slow = np.zeros(table.shape, bool)
