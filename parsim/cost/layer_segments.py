@@ -19,7 +19,7 @@ from parsim.model.layer import AttentionCore, Elementwise, Matmul, Pass, Work, s
 __all__ = ["LayerSegments", "layer_segments"]
 
 _SUFFIXES: dict[Pass, str] = {"F": "", "I": "_input", "W": "_weight"}
-_REMEMBERED = 4096  # sublayouts
+_REMEMBERED = 512  # sublayouts
 
 
 class LayerSegments:

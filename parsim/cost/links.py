@@ -132,8 +132,7 @@ class RunLinks:
 
     def data_paths(self, pipeline_ranks: tuple[int, ...]) -> DataPaths:
         """The paths of one data-parallel group, over all `pipeline_ranks` that hold the same part (two in DualPipe)."""
-        domain, firsts = self.links.domain, [rank * self.grouping.width for rank in pipeline_ranks]
-        alike = tuple(first - firsts[0] // domain * domain for first in firsts)  # but for whole domains before them
+        alike = self.place_of(pipeline_ranks)
         if alike not in self._data_paths:
             ranks = [first + r for first in alike for r in group_of(self._mesh, 0, "cp", "dp")]
             share = self._set_size(len(ranks))
@@ -143,6 +142,14 @@ class RunLinks:
             )
             self._data_paths[alike] = DataPaths(whole, inside, across)
         return self._data_paths[alike]
+
+    def place_of(self, pipeline_ranks: tuple[int, ...]) -> tuple[int, ...]:
+        """The first rank of each pipeline rank, less whole NVLink domains before them: where that is alike, so are the
+        paths of their groups.
+        """
+        firsts = [rank * self.grouping.width for rank in pipeline_ranks]
+        before = firsts[0] // self.links.domain * self.links.domain
+        return tuple(first - before for first in firsts)
 
     def message_seconds(self, source: int, target: int, size_bytes: float) -> float:
         """Delay of a message between two pipeline ranks: the slowest pair of the ranks that send it, all at once."""

@@ -8,6 +8,7 @@ collectives, stage for how an op is put together, step_end for what happens once
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 from parsim.cost.constants import ASSUMED, FITTED, Constants
@@ -18,12 +19,13 @@ from parsim.cost.priceable import check_priceable
 from parsim.cost.rates import Rates, rates_of
 from parsim.cost.run_axes import RunAxes, axes_of
 from parsim.cost.segments import Block, Played
-from parsim.cost.stage import Part, StageSegments, stage_segments
+from parsim.cost.stage import Part, StageSegments
+from parsim.cost.stage_prices import StagePrices, stage_prices
 from parsim.cost.step_end import EndWork, Holding, StepEnd, end_work, straggler_factor
 from parsim.cost.sublayout import stage_layout_of, sublayout_of
 from parsim.errors import ScheduleError
 from parsim.model.dims import Sizes
-from parsim.model.layer import layer_kind
+from parsim.model.layer import layer_kinds
 from parsim.model.routing import routing_notes
 from parsim.network.estimate import Correction
 from parsim.plan.op import COMPUTE, Kind, Op, Slot
@@ -86,15 +88,14 @@ class RooflineCost:
         for op in slot.ops:
             if op.kind not in COMPUTE:
                 raise ScheduleError(f"{op} has no segments: only F, B, I and W have")
-        stages = self._stages if slot.second is None else self._paired_stages
-        return tuple(stages.blocks(self._part(op.stage), op.kind) for op in slot.ops)
+        stages = (self._stages if slot.second is None else self._paired_stages).segments
+        return tuple(stages.blocks(self._parts[op.stage], op.kind) for op in slot.ops)
 
     def end_work(self, stage: int, paths: DataPaths | None = None) -> EndWork:
         """What a stage has to do once a step, whatever hides it; over `paths` instead of its own, if given."""
-        holdings = list(self._holdings(self._part(stage), self._twin_ranks(stage)))
+        holdings = list(self._holdings(self._parts[stage], self._ranks_of_part[self.placement.part_of[stage]]))
         holdings = holdings if paths is None else [held._replace(paths=paths) for held in holdings]
-        on_rank = len(self.placement.stages_of(self.placement.rank_of[stage]))
-        return end_work(self.run, holdings, on_rank, self._rates, self.constants)
+        return end_work(self.run, holdings, self._on_rank(stage), self._rates, self.constants)
 
     @property
     def straggler(self) -> float:
@@ -152,60 +153,75 @@ class RooflineCost:
     def _asked(self) -> LayerLookup:
         """The lookup once every kernel of every part has asked; an empty table's where there is none."""
         lookup = LayerLookup(LayerTable(self.run.cluster.node.gpu.name, {})) if self._lookup is None else self._lookup
-        stages = self._stage_segments(False, lookup)
-        for stage in range(self.placement.stages):
+        stages = self._stage_prices(False, lookup).segments
+        for part in self._parts:
             for kind in (Kind.F, Kind.I, Kind.W):
-                stages.blocks(self._part(stage), kind)
+                stages.blocks(part, kind)
         return lookup
 
     @cached_property
-    def _stages(self) -> StageSegments:
-        return self._stage_segments(False, self._lookup)
+    def _stages(self) -> StagePrices:
+        return self._stage_prices(False, self._lookup)
 
     @cached_property
-    def _paired_stages(self) -> StageSegments:
+    def _paired_stages(self) -> StagePrices:
         """Of ops played two at a time: other than alone where there are experts."""
-        return self._stages if self.run.model.moe is None else self._stage_segments(True, self._lookup)
+        return self._stages if self.run.model.moe is None else self._stage_prices(True, self._lookup)
 
-    def _stage_segments(self, paired: bool, lookup: LayerLookup | None) -> StageSegments:
+    def _stage_prices(self, paired: bool, lookup: LayerLookup | None) -> StagePrices:
         inner = sublayout_of(self.run, self._axes, self._sizes, self._links, self.constants, paired)
         layout = stage_layout_of(self.run, self._axes, self._links, inner)
-        return stage_segments(layout) if lookup is None else StageSegments(layout, LayerSegments(inner, lookup))
+        if lookup is None:
+            return stage_prices(layout)
+        return StagePrices(layout, StageSegments(layout, LayerSegments(inner, lookup)))
 
     @cached_property
-    def _layers(self) -> tuple[int, ...]:
-        return self.run.layers_of_parts(self.placement.parts)
-
-    def _part(self, stage: int) -> Part:
-        if ("part", stage) not in self._played:
-            part, parts = self.placement.part_of[stage], self.placement.parts
-            before = sum(self._layers[:part])
-            kinds = tuple(layer_kind(self.run.model, before + layer) for layer in range(self._layers[part]))
-            self._played["part", stage] = Part(kinds, self._recomputed(stage), part == 0, part == parts - 1)
-        found: Part = self._played["part", stage]
+    def _stages_of_rank(self) -> Mapping[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for stage, rank in enumerate(self.placement.rank_of):
+            found.setdefault(rank, []).append(stage)
         return found
 
-    def _recomputed(self, stage: int) -> int:
-        """Layers of a stage that are recomputed, in full or in the modules that the run names."""
-        recompute = self.run.layout.recompute
-        if recompute.mode == "selective":
+    @cached_property
+    def _ranks_of_part(self) -> Mapping[int, tuple[int, ...]]:
+        """The pipeline ranks that hold each part."""
+        found: dict[int, set[int]] = {}
+        for part, rank in zip(self.placement.part_of, self.placement.rank_of, strict=True):
+            found.setdefault(part, set()).add(rank)
+        return {part: tuple(sorted(ranks)) for part, ranks in found.items()}
+
+    @cached_property
+    def _parts(self) -> tuple[Part, ...]:
+        """The part that each stage is an instance of."""
+        placement, kinds, recompute = self.placement, layer_kinds(self.run.model), self.run.layout.recompute
+        if recompute.mode == "selective":  # in layers whose modules are recomputed, as in those that are in full
             recompute = recompute.model_copy(update={"mode": "full"})
-        stages = self.placement.stages_of(self.placement.rank_of[stage])
-        layers = [self._layers[self.placement.part_of[s]] for s in stages]
-        return recompute.layers_of(layers)[stages.index(stage)]
+        counts = self.run.layers_of_parts(placement.parts)
+        before = list(accumulate(counts, initial=0))
+        found: dict[int, Part] = {}
+        for stages in self._stages_of_rank.values():
+            on_rank = [placement.part_of[stage] for stage in stages]
+            recomputed = recompute.layers_of([counts[part] for part in on_rank])
+            for stage, part, again in zip(stages, on_rank, recomputed, strict=True):
+                layers = kinds[before[part] : before[part + 1]]
+                found[stage] = Part(layers, again, part == 0, part == placement.parts - 1)
+        return tuple(found[stage] for stage in range(placement.stages))
 
     def _slot(self, slot: Slot) -> Played:
+        key = tuple([(op.kind, op.stage) for op in slot.ops])
+        if key not in self._played:
+            self._played[key] = self._price(slot)
+        played: Played = self._played[key]
+        return played
+
+    def _price(self, slot: Slot) -> Played:
         kinds = {op.kind for op in slot.ops}
         if kinds & {Kind.REDUCE_GRAD, Kind.STEP}:
             return self._end(slot.first)
         if not kinds <= COMPUTE:
             return Played(0.0, {})
-        key = tuple((op.kind, self._part(op.stage)) for op in slot.ops)
-        if key not in self._played:
-            stages = self._stages if slot.second is None else self._paired_stages
-            self._played[key] = stages.played(*((self._part(op.stage), op.kind) for op in slot.ops))
-        played: Played = self._played[key]
-        return played
+        ops = [(self._parts[op.stage], op.kind) for op in slot.ops]
+        return self._stages.played(*ops[0]) if slot.second is None else self._paired_stages.played_pair(*ops)
 
     def _end(self, op: Op) -> Played:
         end = self._step_end(op.stage)
@@ -215,10 +231,9 @@ class RooflineCost:
         return Played(end.step_s, shown, {"dp": end.hidden_gather_s})
 
     def _step_end(self, stage: int) -> StepEnd:
-        part = self._part(stage)
-        rank = self.placement.rank_of[stage]
-        on_rank = len(self.placement.stages_of(rank))
-        key = ("end", part, on_rank, self._twin_ranks(stage))
+        part, ranks = self._parts[stage], self._ranks_of_part[self.placement.part_of[stage]]
+        on_rank = self._on_rank(stage)
+        key = ("end", part, on_rank, self._links.place_of(ranks))
         if key not in self._played:
             forward, backward = (self.seconds(Slot(Op(stage, kind, 0))) for kind in (Kind.F, Kind.B))
             in_flight = min(self.run.layout.mesh.pp, self.run.microbatches)
@@ -228,13 +243,13 @@ class RooflineCost:
         end: StepEnd = self._played[key]
         return end
 
+    def _on_rank(self, stage: int) -> int:
+        """Stages on the pipeline rank of a stage."""
+        return len(self._stages_of_rank[self.placement.rank_of[stage]])
+
     def _holdings(self, part: Part, ranks: tuple[int, ...]) -> Iterator[Holding]:
         """A part's weights by who holds the same ones, on all pipeline ranks that hold the part."""
-        axes, stages, links = self._axes, self._stages, self._links
-        yield Holding(axes.data, stages.parameters(part), stages.orthogonalised_flops(part), links.data_paths(ranks))
-        if axes.expert_data is not None and (experts := stages.parameters(part, experts=True)):
-            flops = stages.orthogonalised_flops(part, experts=True)
-            yield Holding(axes.expert_data, experts, flops, links.expert_data_paths(ranks))
-
-    def _twin_ranks(self, stage: int) -> tuple[int, ...]:
-        return tuple(sorted({self.placement.rank_of[twin] for twin in self.placement.twins(stage)}))
+        axes, links = self._axes, self._links
+        yield Holding(axes.data, *self._stages.held(part, False), links.data_paths(ranks))
+        if axes.expert_data is not None and (held := self._stages.held(part, True))[0]:
+            yield Holding(axes.expert_data, *held, links.expert_data_paths(ranks))

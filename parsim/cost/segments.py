@@ -79,15 +79,26 @@ def _sum(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, f
     return {axis: first.get(axis, 0.0) + second.get(axis, 0.0) for axis in {**first, **second}}
 
 
-def play(blocks: Sequence[Block]) -> Played:
-    """An op alone on an empty pair of streams."""
-    known: dict[Block, Played] = {}
-    total = Played(0.0, {})
+def play(blocks: Sequence[Block], known: dict[Block, Played] | None = None) -> Played:
+    """An op alone on an empty pair of streams. What is `known` of single blocks is used, and added to."""
+    known = {} if known is None else known
+    here: dict[int, Played] = {}  # by identity, which is quicker to compare; all blocks live as long as this
+    seconds = 0.0
+    exposed: dict[str, float] = {}
+    hidden: dict[str, float] = {}
     for block in blocks:
-        if block not in known:
-            known[block] = _in_turn(block) if all(map(_in_line, block)) else _play([block])
-        total += known[block]
-    return total
+        played = here.get(id(block))
+        if played is None:
+            played = known.get(block)
+            if played is None:
+                played = known[block] = _in_turn(block) if all(map(_in_line, block)) else _play([block])
+            here[id(block)] = played
+        seconds += played.seconds
+        for axis, value in played.exposed.items():
+            exposed[axis] = exposed.get(axis, 0.0) + value
+        for axis, value in played.hidden.items():
+            hidden[axis] = hidden.get(axis, 0.0) + value
+    return Played(seconds, exposed, hidden)
 
 
 def _in_turn(block: Block) -> Played:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from parsim.axes.axis import CollectiveKind, Comm
 from parsim.cost.layer_segments import LayerSegments, layer_segments
 from parsim.cost.optimizer import newton_schulz_flops
-from parsim.cost.segments import Block, Collective, Kernel, Played, play, play_pair
+from parsim.cost.segments import Block, Collective, Kernel, Played, play
 from parsim.cost.sublayout import CutWeights, StageLayout
 from parsim.model.dims import Dim
 from parsim.model.layer import (
@@ -34,7 +34,7 @@ from parsim.plan.op import Kind
 __all__ = ["Part", "StageSegments", "stage_segments"]
 
 _NOTICED_S = 1e-9
-_REMEMBERED = 16_384  # layouts of stages
+_REMEMBERED = 512  # layouts of stages
 _PASSES: dict[Kind, Pass] = {Kind.F: "F", Kind.I: "I", Kind.W: "W"}
 
 
@@ -57,14 +57,11 @@ class StageSegments:
         self._mtp = layer_kind(inner.model, inner.model.layers)
         self._layers: dict[tuple[LayerKind, Kind, bool], tuple[Block, ...]] = {}
         self._weights: dict[tuple[LayerKind, bool], float] = {}
-        self._played: dict[tuple[tuple[Part, Kind], ...], Played] = {}
+        self._played: dict[Block, Played] = {}
 
-    def played(self, *ops: tuple[Part, Kind]) -> Played:
-        """One op alone on an empty pair of streams, or two together."""
-        if ops not in self._played:
-            blocks = [self.blocks(*op) for op in ops]
-            self._played[ops] = play(blocks[0]) if len(blocks) == 1 else play_pair(*blocks)
-        return self._played[ops]
+    def played(self, part: Part, kind: Kind) -> Played:
+        """An op alone on an empty pair of streams."""
+        return play(self.blocks(part, kind), self._played)
 
     def parameters(self, part: Part, experts: bool = False) -> float:
         """Matmul and embedding weights of a part on one rank: its share of them; or those of its experts."""
@@ -160,10 +157,15 @@ class StageSegments:
         host = 0.0 if graphs in ("full", "full_iteration") else whole * share
         if isinstance(graphs, tuple):
             host *= constants.host_graphs
-        gpu = play([block]).seconds
+        alone = play([block], self._played)
+        gpu = alone.seconds
         power = constants.host_sharpness
         extra = (gpu**power + host**power) ** (1 / power) - gpu
-        return (Kernel("host", extra), *block) if extra > _NOTICED_S else block
+        if extra <= _NOTICED_S:
+            return block
+        longer = (Kernel("host", extra), *block)  # all of the block waits for the host: no need to play it again
+        self._played[longer] = replace(alone, seconds=extra + gpu)
+        return longer
 
     def _end(self, work: tuple[Work, ...], kind: Kind) -> tuple[Block, ...]:
         """Embedding or head: no host time of its own, and no gathers beside it."""

@@ -25,6 +25,7 @@ __all__ = [
     "embedding",
     "head",
     "layer_kind",
+    "layer_kinds",
     "layer_work",
     "matmul_parameters",
     "mtp_projection",
@@ -95,6 +96,12 @@ def layer_kind(model: ModelSpec, layer: int) -> LayerKind:
     """The kind of layer `layer` (from 0); MTP layers, behind the last one, have experts as it has."""
     windowed = model.sliding_window is not None and layer % model.sliding_window_every == 0
     return LayerKind(model.is_moe_layer(layer), windowed)
+
+
+@lru_cache(maxsize=256)
+def layer_kinds(model: ModelSpec) -> tuple[LayerKind, ...]:
+    """The kinds of all its layers, in order."""
+    return tuple(layer_kind(model, layer) for layer in range(model.layers))
 
 
 def dense_layer(model: ModelSpec) -> tuple[Work, ...]:

@@ -57,9 +57,22 @@ class ByName:
 
 
 class Spec(BaseModel):
-    """A frozen specification; unknown fields are errors."""
+    """A frozen specification; unknown fields are errors. What is asked for by specifications is asked for often, so a
+    hash is computed once (a copy's anew), and comparing takes Python's own way through the fields.
+    """
 
+    __slots__ = ("_known_hash",)
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __hash__(self) -> int:
+        known: int | None = getattr(self, "_known_hash", None)
+        if known is None:
+            known = hash((type(self), *map(self.__dict__.__getitem__, type(self).model_fields)))
+            object.__setattr__(self, "_known_hash", known)
+        return known
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (type(self) is type(other) and self.__dict__ == other.__dict__)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's, which checks nothing; mappings and lists of the update are frozen, so that a copy is hashable
