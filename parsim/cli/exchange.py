@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "import_"]
 
-_TARGETS = "megatron"
-_SOURCES = "megatron"
+_TARGETS = "megatron|torchtitan"
+_SOURCES = "megatron|torchtitan"
 
 
 def export(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from parsim.errors import SpecError
 from parsim.exchange.megatron import MEGATRON, megatron_script
 from parsim.exchange.table import Note, Tool
+from parsim.exchange.torchtitan import TORCHTITAN, torchtitan_files
 from parsim.exchange.unsaid import unsaid
 from parsim.spec import Run
 from parsim.spec.problem import choose
@@ -35,8 +36,16 @@ def _megatron(run: Run, name: str, every_rank: bool) -> Exported:
     return Exported(megatron_script(settings, _comments(MEGATRON, run, notes)), {}, tuple(notes))
 
 
+def _torchtitan(run: Run, name: str, every_rank: bool) -> Exported:
+    settings, notes = TORCHTITAN.write(run)
+    notes += unsaid(TORCHTITAN, run, {**settings, "release.python": True}, notes)
+    main, beside = torchtitan_files(run, settings, _comments(TORCHTITAN, run, notes), name, notes)
+    return Exported(main, beside, tuple(notes))
+
+
 TARGETS: Mapping[str, Callable[[Run, str, bool], Exported]] = {
     "megatron": _megatron,
+    "torchtitan": _torchtitan,
 }
 """By name; each takes a run, the stem of the main file for those beside it, and whether every rank is wanted."""
 

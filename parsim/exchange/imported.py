@@ -11,8 +11,10 @@ import yaml
 from parsim.errors import SpecError
 from parsim.exchange.comparable import nested
 from parsim.exchange.megatron import MEGATRON, read_megatron
+from parsim.exchange.shapes import bundled_model
 from parsim.exchange.table import Note, Tool
-from parsim.spec import ModelSpec, Run, catalogue, cluster_from_document, load_model, run_from_document
+from parsim.exchange.torchtitan import TORCHTITAN, read_torchtitan
+from parsim.spec import Run, cluster_from_document, load_model, run_from_document
 
 __all__ = ["SOURCES", "Elsewhere", "Imported", "import_run"]
 
@@ -54,6 +56,7 @@ class _Source:
 
 SOURCES: Mapping[str, _Source] = {
     "megatron": _Source(MEGATRON, lambda text, path: read_megatron(text)),
+    "torchtitan": _Source(TORCHTITAN, read_torchtitan),
 }
 
 
@@ -67,6 +70,8 @@ def import_run(source: str, text: str, path: Path, elsewhere: Elsewhere | None =
         stated = settings.setdefault("WORLD_SIZE", beside.gpus)
         if stated != beside.gpus:
             raise SpecError(f"{beside.gpus} GPUs were named, the file says {stated}")
+    if (layers := _layers(kind.tool, settings, beside)) is not None:
+        settings["model.layers"] = layers
     fields, more = kind.tool.read(settings)
     notes += more
     document = {"name": path.stem or "imported", **_filled(beside.like or {}, nested(fields))}
@@ -77,6 +82,16 @@ def import_run(source: str, text: str, path: Path, elsewhere: Elsewhere | None =
         document.setdefault("batch", {})["sequence_length"] = _assumed_sequence(document, kind.tool, notes)
     document = {part: document[part] for part in _ORDER if document.get(part)}
     return Imported(run_from_document(document, where=str(path)), document, tuple(notes))
+
+
+def _layers(tool: Tool, settings: dict[str, Any], beside: Elsewhere) -> int | None:
+    """Layers of the model that is named, for tools whose files leave the model to its code."""
+    model = beside.model or (beside.like or {}).get("model")
+    named, _ = tool.read(settings) if model is None else ({}, [])
+    model = named.get("model", model)
+    if isinstance(model, Mapping):
+        return model.get("layers") or (load_model(model["name"]).layers if "name" in model else None)
+    return None if model is None else load_model(model).layers
 
 
 def _filled(base: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,6 +126,8 @@ def _model(
     document: dict[str, Any], fields: Mapping[str, Any], beside: Elsewhere, notes: list[Note], tool: Tool
 ) -> str | dict[str, Any]:
     """The model by its name where its shape is a bundled one's, else its fields."""
+    if isinstance(fields.get("model"), str):
+        return str(fields["model"])
     stated = nested({name: value for name, value in fields.items() if name.startswith("model.")}).get("model", {})
     named = beside.model or (beside.like or {}).get("model")
     if named is None and not stated:
@@ -123,29 +140,14 @@ def _model(
     if missing and "name" not in base:
         raise SpecError(f"the file does not say model.{missing[0]}; name a model whose it is")
     if "vocab" not in {**stated, **base} and "name" not in base:
-        like = _bundled({**stated, "vocab": None})
+        like = bundled_model(stated)
         if like is None:
             raise SpecError("the file does not say the vocabulary, which is its tokenizer's: state it, or name a model")
         notes.append(Note("model.vocab", f"{like.vocab} is assumed, that of {like.name}: the file does not say it"))
         stated = {**stated, "vocab": like.vocab}
-    if "name" not in base and (like := _bundled(stated)) is not None:
+    if "name" not in base and (like := bundled_model(stated)) is not None:
         return like.name
     return {"name": "imported", **base, **stated}
-
-
-def _bundled(stated: Mapping[str, Any]) -> ModelSpec | None:
-    """The bundled model with this shape, whatever its longest sequence; `vocab` None stands for any."""
-    for name in catalogue.names("models"):
-        model = load_model(name)
-        values = {**stated, "name": name, "vocab": stated["vocab"] or model.vocab}
-        values["max_positions"] = model.max_positions if model.positions == "rope" else values.get("max_positions")
-        try:
-            same = ModelSpec.model_validate({**values, "evidence": model.evidence})
-        except ValueError:
-            return None
-        if same == model:
-            return model
-    return None
 
 
 def _drop_unknown_kernel(document: dict[str, Any], notes: list[Note]) -> None:

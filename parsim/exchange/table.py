@@ -14,7 +14,20 @@ from typing import Any, Literal, NamedTuple
 from parsim.errors import SpecError
 from parsim.spec import Run
 
-__all__ = ["Entry", "Fields", "Note", "Say", "Setting", "Settings", "Tool", "same", "switch", "value_of", "worded"]
+__all__ = [
+    "Entry",
+    "Fields",
+    "Note",
+    "Say",
+    "Setting",
+    "Settings",
+    "Tool",
+    "checked",
+    "same",
+    "switch",
+    "value_of",
+    "worded",
+]
 
 Settings = dict[str, Any]
 """A tool's settings by name; a switch that is on is True."""
@@ -22,6 +35,16 @@ Fields = dict[str, Any]
 """Values by the dotted name of a run's field."""
 Say = Callable[[str, str], None]
 """Takes the dotted name of a field (or a tool's setting) and what a reader must know of it."""
+
+
+_WANTED = {
+    "count": "a whole number from 0 on",
+    "integer": "a whole number",
+    "number": "a number",
+    "switch": "true or false",
+    "text": "a word",
+    "words": "a list of words",
+}
 
 
 class Note(NamedTuple):
@@ -35,10 +58,12 @@ class Note(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """A setting of a tool, and what it takes: a whole number, a number, nothing (a switch), a word, or several."""
+    """A setting of a tool, and what it takes: a whole number from 0 on, or with a sign, a number, nothing (a switch), a
+    word, several words, or what its entry looks at itself.
+    """
 
     name: str
-    takes: Literal["count", "number", "switch", "text", "words", "any"] = "count"
+    takes: Literal["count", "integer", "number", "switch", "text", "words", "any"] = "count"
 
 
 @dataclass(frozen=True)
@@ -156,3 +181,26 @@ def worded(
         return {} if ours[word] is None else {field: ours[word]}
 
     return Entry((field,), (Setting(name, "text"),), write, read)
+
+
+def checked(tool: Tool, stated: Settings) -> Settings:
+    """Those of the stated settings that the tool's entries read, each of the type that it takes. SpecError if not."""
+    found: Settings = {}
+    for name, value in stated.items():
+        setting = tool.settings.get(name)
+        if setting is None or value is None:
+            continue
+        whole = type(value) is int and abs(value) <= 10**12
+        fits = {
+            "count": whole and value >= 0,
+            "integer": whole,
+            "number": whole or type(value) is float,
+            "switch": type(value) is bool,
+            "text": isinstance(value, str),
+            "words": isinstance(value, list) and all(isinstance(word, str) for word in value),
+            "any": True,
+        }
+        if not fits[setting.takes]:
+            raise SpecError(f"{name} {str(value)[:60]!r}: {_WANTED[setting.takes]} is needed")
+        found[name] = value
+    return found

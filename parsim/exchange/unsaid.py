@@ -17,12 +17,15 @@ def unsaid(tool: Tool, run: Run, settings: Settings, notes: Sequence[Note]) -> l
     """
     said = {note.about for note in notes}
     found = [Note(part, f"not said: {where}") for part, where in tool.outside.items()]
-    fields, _ = tool.read(settings)
+    fields, _ = tool.read({**settings, "model.layers": run.model.layers})
     document = nested({name: value for name, value in fields.items() if not _among(name, tool.outside)})
     whole = run.document()
     for part in tool.outside:  # taken from elsewhere: not to be compared
         _graft(document, whole, part.split("."))
-    document.setdefault("model", {}).setdefault("name", "exported")
+    if "model" in said:
+        document["model"] = whole["model"]
+    elif isinstance(document.get("model"), dict):
+        document["model"].setdefault("name", "exported")
     try:
         back = comparable(run_from_document({**document, "cluster": whole["cluster"]}))
     except ParsimError as error:
