@@ -88,9 +88,10 @@ class Parts:
 
     def activations(self, part: int, recomputed: int) -> StageActivations:
         """One part's bytes for a micro-batch, with its first `recomputed` layers recomputed in full."""
-        return scan(tuple(self._blocks(part, recomputed)))
+        return scan(tuple(self.blocks(part, recomputed)))
 
-    def _blocks(self, part: int, recomputed: int) -> Iterator[Block]:
+    def blocks(self, part: int, recomputed: int) -> Iterator[Block]:
+        """The blocks of one part in forward order."""
         run, at, model = self.run, self.at, self.model
         if part == 0:
             yield self._block((embedding(run, at),), embedding_weights(model))
