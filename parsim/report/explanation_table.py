@@ -9,7 +9,7 @@ from parsim.units import format_seconds
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["budget_lines", "flop_lines", "hidden_beside", "print_scaling", "print_waterfall"]
+__all__ = ["budget_lines", "flop_lines", "hidden_beside", "print_ramp", "print_scaling", "print_waterfall"]
 
 _LEAST = 5e-6  # of the step: less is not listed
 
@@ -74,6 +74,41 @@ def budget_lines(budget: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     if budget["mwh"] is not None:
         yield "MWh", f"{budget['mwh']:,.4g}", budget["assumptions"][1]
     yield "FLOP", f"{budget['flops']:.4g}", f"model FLOP; 6 N D: {budget['six_n_d']:.4g}"
+
+
+def print_ramp(document: Mapping[str, Any], console: "Console | None" = None) -> None:
+    """Each size of a growing batch, and what the whole ramp takes."""
+    console = console or open_console()
+    rows = [
+        [
+            f"{row['global_batch_size']:,}",
+            f"{row['microbatches']:,}",
+            f"{row['steps']:,}",
+            format_seconds(row["step_time_s"]),
+            f"{row['bubble_of_makespan']:.1%}",
+            "-" if row["mfu"] is None else f"{row['mfu']:.1%}",
+        ]
+        for row in (*document["stages"], document["full"])
+    ]
+    print_table(
+        console,
+        ["global batch", "micro-batches", "steps", "step", "bubble", "MFU"],
+        rows,
+        "bubble: of the makespan; the last row is a step of the run's own batch, which follows",
+    )
+    lost = f"{format_seconds(document['lost_s'])} more than the same sequences in the full batch"
+    pairs(
+        console,
+        [
+            (
+                "ramp",
+                format_seconds(document["seconds"]),
+                f"{document['steps']:,} steps, {document['tokens']:.4g} tokens",
+            ),
+            ("lost", f"{document['lost_s'] / document['seconds']:.1%}", lost),
+            ("bubble", f"{document['bubble_of_makespan']:.1%}", "of the whole ramp"),
+        ],
+    )
 
 
 def print_scaling(document: Mapping[str, Any], console: "Console | None" = None) -> None:

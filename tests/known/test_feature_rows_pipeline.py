@@ -3,11 +3,17 @@
 Unit times as the papers draw them: F = I = W = 1, B = I + W.
 """
 
+import json
+from typing import Any
+
 import pytest
 
 from parsim.axes.pp import PipelineAxis
+from parsim.cli import run as parsim
 from parsim.cost import RooflineCost, parse_times
 from parsim.cost.run_axes import axes_of
+from parsim.errors import SpecError
+from parsim.explanation.ramp import BatchRamp, RampStage, ramp_batches
 from parsim.model.dims import model_sizes
 from parsim.network.groups import axis_groups
 from parsim.plan import Kind, Op, Slot, add_p2p, straight
@@ -123,6 +129,49 @@ def test_row_26_a_growing_batch_fills_the_pipeline() -> None:
     assert over == sorted(over, reverse=True)
     units = [played("1f1b", 8, m).bubble.over_ideal for m in (8, 16, 32, 64, 216)]
     assert units == pytest.approx([7 / m for m in (8, 16, 32, 64, 216)])
+
+
+def test_row_26_a_ramp_is_dearer_than_its_samples_in_the_full_batch() -> None:
+    """Megatron's 16 16 of GPT-3's ramp to 96: five sizes, each for a fifth of the samples; bubbles weighted by time."""
+    found = ramp_batches(16, 16, 24_000, 96)
+    assert [batch for batch, _ in found] == [16, 32, 48, 64, 80]
+    samples = [batch * steps for batch, steps in found]
+    assert samples == pytest.approx([4800] * 5, abs=96)
+    assert sum(samples) >= 24_000
+
+    def stage(batch: int, steps: int) -> RampStage:
+        units = played("1f1b", 8, batch)
+        return RampStage(batch, batch, steps, units.bubble.makespan, units.bubble.of_makespan, None)
+
+    ramp = BatchRamp(tuple(stage(*each) for each in found), stage(96, 1), 2048)
+    work = 3.0  # F, I and W of a unit each
+    assert ramp.seconds == pytest.approx(sum(steps * work * (batch + 7) for batch, steps in found))
+    lost = sum(steps * work * 7 for _, steps in found) - ramp.samples / 96 * work * 7
+    assert ramp.document()["lost_s"] == pytest.approx(lost)
+    assert ramp.bubble_of_makespan == pytest.approx(sum(steps * work * 7 for _, steps in found) / ramp.seconds)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ((96, 16, 1e6, 96), "start 96: .* 1 to 95 would do"),
+        ((16, 33, 1e6, 96), "increment 33: must divide 96 - 16 = 80; 20 would do"),
+        ((16, 16, 0, 96), "samples 0"),
+    ],
+)
+def test_row_26_a_ramp_that_does_not_reach_the_batch_is_refused(asked: Any, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        ramp_batches(*asked)
+
+
+def test_row_26_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["ramp", "llama3-70b-64", "--start", "64", "--increment", "64", "--samples", "1e4", "--json", "-"]
+    assert parsim(asked) == 0
+    document = json.loads(capsys.readouterr().out)
+    bubbles = [stage["bubble_of_makespan"] for stage in (*document["stages"], document["full"])]
+    assert bubbles == sorted(bubbles, reverse=True)
+    assert document["lost_s"] > 0
+    assert document["tokens"] == document["samples"] * 8192
 
 
 def test_row_27_three_axes_on_32_ranks() -> None:
