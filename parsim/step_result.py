@@ -166,8 +166,10 @@ class StepResult:
         memory = (f"memory is not modelled: {self.memory_refusal}",) if summary is None else summary.warnings
         return (*self.notes, *memory)
 
-    def document(self) -> dict[str, Any]:
-        """The JSON of `parsim simulate`: the same bytes for the same run and seed."""
+    def document(self, memory_rank: int | None = None) -> dict[str, Any]:
+        """The JSON of `parsim simulate`: the same bytes for the same run and seed. The memory of `memory_rank` is told
+        by name (the worst rank's unless given).
+        """
         document: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "step_time_s": self.step_time_s,
@@ -186,7 +188,7 @@ class StepResult:
             "waterfall": self.waterfall.document(),
             "waterfall_per_rank": self.waterfall.documents(),
             "slowest_stage": self.slowest_stage.document(),
-            **self._memory_document(),
+            **self._memory_document(memory_rank),
             "per_rank": [self._row(row) for row in self.rows],
             "ranks": {"total": self.run.ranks, "lanes_played": self.lanes},
             "process_groups": {axis: dict(group) for axis, group in self.groups.items()},
@@ -213,11 +215,11 @@ class StepResult:
         held = _NO_MEMORY_OF_RANK if summary is None else summary.rank_document(row.pipeline_rank)
         return {**named, "pipeline_rank": row.pipeline_rank, "busy_s": row.busy_s, "idle_s": row.idle_s, **held}
 
-    def _memory_document(self) -> dict[str, Any]:
+    def _memory_document(self, rank: int | None) -> dict[str, Any]:
         summary = self.memory_summary
         if summary is None:
             return {**dict.fromkeys(_MEMORY_FIGURES), "gpu_memory_bytes": self.gpu_memory_bytes}
-        return {**summary.document(), "memory_ledger": summary.ledger_document()}
+        return {**summary.document(), "memory_ledger": summary.ledger_document(rank)}
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:

@@ -43,6 +43,7 @@ def simulate_command(
     jitter: str | None,
     slow: tuple[str, ...],
     seed: int | None,
+    memory_rank: int | None,
     tokens: float | None,
     dollars_per_gpu_hour: float | None,
     watts_per_gpu: float | None,
@@ -74,7 +75,9 @@ def simulate_command(
         slow_ranks=_slow_ranks(slow),
         seed=seed,
     )
-    document = result.document()
+    document = result.document(memory_rank)
+    if result.fits is False and plan is None and cost_path is None:
+        document["remedies"] = _remedies(result)
     if tokens is not None:
         document["budget"] = _budget(result, tokens, dollars_per_gpu_hour, watts_per_gpu).document()
     if outputs.wants("timeline"):
@@ -85,6 +88,15 @@ def simulate_command(
         from parsim.report import print_simulation
 
         print_simulation(document)
+
+
+def _remedies(result: StepResult) -> dict[str, Any]:
+    """The fastest changes that make a run fit, priced by the roofline, and what they are."""
+    from parsim.remedies import remedies_of
+
+    found = [remedy.document(result.step_time_s) for remedy in remedies_of(result.run)]
+    note = "one or two changes to the layout each, the fastest of what was tried; times of the roofline"
+    return {"changes": found, "note": note if found else "neither one change to the layout nor two were enough"}
 
 
 def read_cost(path: Path, run: "Run", plan: Plan | None = None) -> StepCost:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from parsim.errors import SpecError
 from parsim.memory.peak import peak_rows, peak_text
 from parsim.memory.replay import RankMemory
 from parsim.memory.reserved import CONTEXT_BYTES, device_bytes, limited_bytes
@@ -109,7 +110,9 @@ class MemorySummary:
         }
 
     def ledger_document(self, rank: int | None = None) -> dict[str, Any]:
-        """Every byte of a pipeline rank (the worst) at its peak, by name."""
+        """Every byte of a pipeline rank (the worst) at its peak, by name. SpecError for a rank that is none."""
+        if rank is not None and not 0 <= rank < len(self.ranks):
+            raise SpecError(f"memory rank {rank}: the run has pipeline ranks 0 to {len(self.ranks) - 1}")
         memory = self.worst if rank is None else self.ranks[rank]
         rows = [{"category": row.category, "name": row.name, "bytes": row.size} for row in peak_rows(memory)]
         return {"pipeline_rank": memory.rank, "peak": peak_text(memory), "bytes": memory.peak_bytes, "rows": rows}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from parsim.metrics import BUBBLE_DEFINITIONS
 from parsim.report.columns import heading, open_console, pairs, print_table
 from parsim.report.explanation_table import budget_lines, flop_lines, print_waterfall
+from parsim.report.memory_table import memory_lines, print_ledger, print_remedies
 from parsim.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -100,11 +101,7 @@ def print_simulation(document: Mapping[str, Any], console: "Console | None" = No
             ("MFU", _share(document["mfu"]), "model FLOP/s over the GPU's peak in the run's precision"),
             *(flop_lines(document) if "flops" in document else ()),
             *bubble_lines(document),
-            (
-                "peak memory",
-                _bytes(document["peak_memory_bytes"]),
-                {True: "fits", False: "does not fit", None: "not modelled"}[document["fits"]],
-            ),
+            *memory_lines(document),
         ],
     )
     if document.get("budget"):
@@ -115,6 +112,10 @@ def print_simulation(document: Mapping[str, Any], console: "Console | None" = No
     else:
         _print_shares(console, document)
     _ranks(console, document["per_rank"], step)
+    if document.get("memory_ledger"):
+        print_ledger(console, document["memory_ledger"])
+    if document.get("remedies"):
+        print_remedies(console, document["remedies"])
     _groups(console, document.get("process_groups", {}))
     if counts := [f"{len(names)} {grade}" for grade, names in document.get("evidence", {}).items()]:
         console.print(f"evidence of the numbers: {', '.join(counts)}; --json and --html name each", style="dim")

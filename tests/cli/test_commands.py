@@ -252,7 +252,7 @@ def test_every_rank(cli: Cli) -> None:
 
 def test_many_ranks_fit_on_a_screen(cli: Cli) -> None:
     table = cli("simulate", "llama3-70b-64", "--every-rank")
-    assert table.out.count("\n") < 120
+    assert table.out.count("\n") < 140
     assert "448 more ranks" in table.out
 
 
@@ -445,3 +445,35 @@ def test_version(cli: Cli) -> None:
     from parsim import __version__
 
     assert cli("--version").out == f"parsim {__version__}\n"
+
+
+def test_the_memory_of_any_rank_is_told_byte_by_byte(cli: Cli) -> None:
+    """Of the worst rank unless another is asked for; names add up to its peak."""
+    found = {rank: said_json(cli, "simulate", "llama3-70b-64", *rank) for rank in ((), ("--memory-rank", "2"))}
+    peaks = [row["peak_memory_bytes"] for row in found[()]["per_rank"]]
+    for rank, document in found.items():
+        ledger = document["memory_ledger"]
+        assert ledger["pipeline_rank"] == (2 if rank else peaks.index(max(peaks)))
+        assert sum(row["bytes"] for row in ledger["rows"]) == pytest.approx(peaks[ledger["pipeline_rank"]])
+        assert ledger["peak"].startswith("step ")
+    assert "rank 2 at its peak" in cli("simulate", "llama3-70b-64", "--memory-rank", "2").out
+    refused = cli("simulate", "llama3-70b-64", "--memory-rank", "4")
+    assert (refused.code, refused.err) == (2, "error: memory rank 4: the run has pipeline ranks 0 to 3\n")
+
+
+def test_a_run_that_does_not_fit_is_told_what_would(cli: Cli) -> None:
+    """Up to three changes with their price; none where it fits."""
+    assert "remedies" not in said_json(cli, "simulate", "llama3-70b-64")
+    big = ("simulate", "llama3-70b-64", "--set", "layout.micro_batch_size=4")
+    document = said_json(cli, *big)
+    assert document["fits"] is False
+    assert document["memory_margin_bytes"] < 0
+    changes = document["remedies"]["changes"]
+    assert 1 <= len(changes) <= 3
+    for change in changes:
+        more = [word for setting in change["set"] for word in ("--set", setting)]
+        then = said_json(cli, *big, *more)
+        assert then["fits"]
+        assert then["step_time_s"] == pytest.approx(change["step_time_s"])
+        assert change["slower_s"] == pytest.approx(then["step_time_s"] - document["step_time_s"])
+    assert "what would make it fit" in cli(*big).out
