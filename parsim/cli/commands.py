@@ -7,7 +7,6 @@ import typer
 
 from parsim.cli.exchange import export, import_
 from parsim.cli.options import Html, Json, Layers, Png, Trace
-from parsim.cli.ramp import ramp
 from parsim.cli.scaling import scaling
 from parsim.cli.starting import check, init
 
@@ -132,6 +131,10 @@ def simulate(
         list[str] | None, typer.Option(metavar="RANK=FACTOR", help="A rank whose ops take FACTOR times as long.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the jitter (default: the run's).")] = None,
+    memory_rank: Annotated[
+        int | None,
+        typer.Option(metavar="R", help="Pipeline rank whose memory is told byte by byte (default: the worst)."),
+    ] = None,
     tokens: Annotated[
         float | None, typer.Option(help="A budget of tokens, as 15e12: its days, GPU-hours, dollars and MWh.")
     ] = None,
@@ -166,6 +169,7 @@ def simulate(
         jitter,
         tuple(slow_rank or ()),
         seed,
+        memory_rank,
         tokens,
         dollars_per_gpu_hour,
         watts_per_gpu,
@@ -178,7 +182,6 @@ def simulate(
 
 
 app.command()(scaling)
-app.command()(ramp)
 
 
 @app.command()
