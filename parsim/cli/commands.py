@@ -7,6 +7,7 @@ import typer
 
 from parsim.cli.exchange import export, import_
 from parsim.cli.options import Html, Json, Layers, Png, Trace
+from parsim.cli.ramp import ramp
 from parsim.cli.scaling import scaling
 from parsim.cli.starting import check, init
 
@@ -182,6 +183,7 @@ def simulate(
 
 
 app.command()(scaling)
+app.command()(ramp)
 
 
 @app.command()
