@@ -37,21 +37,22 @@ class Cut:
 
     def work(self, table: Floats) -> Floats:
         """What the stream of each row of the state plays in a period, `[states, B]`, from the durations `table`."""
-        uses, line = self._uses
-        found: Floats = (uses @ table)[line]
+        durations, counts, starts, of_state = self._uses
+        found: Floats = np.add.reduceat(table[durations] * counts, starts, axis=0)[of_state]
         return found
 
     @cached_property
-    def _uses(self) -> tuple[Floats, Index]:
-        """How often each stream plays each duration in a period, `[lines, durations]`; the stream of each state row."""
+    def _uses(self) -> tuple[Index, Index, Index, Index]:
+        """Which durations are played in a period and how often, stream after stream; where each stream starts among
+        them; and the stream of each row of the state.
+        """
         program = self.program
         line = program.rank * len(STREAM_NAMES) + program.stream
-        numbers, line = np.unique(line, return_inverse=True)
         period = slice(self.row - self.block.period, self.row)
-        durations = len(program.priced) + (len(program.delayed) + 1) * (program.sends == "rendezvous")
-        uses = np.zeros((len(numbers), durations))
-        np.add.at(uses, (line[period], program.duration[period]), 1.0)
-        return uses, line[self.rows - 1]
+        most = int(program.duration.max()) + 1
+        pairs, counts = np.unique(line[period] * most + program.duration[period], return_counts=True)
+        lines, starts = np.unique(pairs // most, return_index=True)
+        return pairs % most, counts[:, None], starts, np.searchsorted(lines, line[self.rows - 1])
 
 
 def cut_after(program: Program, block: Block) -> Cut:

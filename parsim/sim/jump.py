@@ -3,9 +3,11 @@
 Let x(t) be the state after t periods and d = x(t) - x(t - c).
 
 1. If all entries of d are equal, x(t + c) is x(t) + d, for ever: a period is a map of maxima and sums, and what is
-   added to all it reads is added to all it gives.
-2. If over the last c periods no input of a row moved more than the row did, and one that decides its start moved just
+   added to all it reads is added to all it gives. c > 1 where messages set the pace: then the state repeats only after
+   as many periods as a loop of messages takes, at most one for each rank.
+2. If over the last period no input of a row moved more than the row did, and one that decides its start moved just
    as much, then each row goes on to move by as much: the decider stays the latest, by induction in the order of play.
+   So it is where ranks drift apart because nothing holds up the first ones.
 3. Else x(t + c) is at most x(t) + max(d) and at least x(t) + min(d), for such a map is monotone; and at least x(t) and
    the work of c periods on the row's stream, for a stream plays one slot at a time.
 
@@ -23,7 +25,6 @@ from parsim.sim.program import Index
 __all__ = ["Jump"]
 
 _SAME = 1e-12  # of the time at the cut: what differs by less differs by its rounding
-_LONGEST_CYCLE = 64  # periods; a state repeats after at most as many as there are ranks
 
 
 class Jump:
@@ -35,59 +36,68 @@ class Jump:
 
     def __init__(self, cut: Cut, ends: Floats, table: Floats, delays: Floats, periods: Index) -> None:
         self._cut, self._ends, self._table, self._delays, self._periods = cut, ends, table, delays, periods
-        x = ends[cut.rows]
         self._rounding = _SAME * ends[cut.row]
-        self.least = x + periods * cut.work(table)
-        self.greatest = np.full_like(x, np.inf)
+        now, before = ends[cut.rows], ends[cut.rows - cut.block.period]
+        self.least = now + periods * cut.work(table)
+        self.greatest = np.full_like(now, np.inf)
         self.exact = np.zeros(len(periods), bool)
-        cycles = range(1, min(cut.history, cut.program.plan.placement.ranks, _LONGEST_CYCLE) + 1)
-        for rule in (self._state_moves_alike, self._rows_drift_apart):
-            for c in cycles:
-                lanes = np.flatnonzero(~self.exact)
-                if len(lanes):
-                    rule(c, lanes)
+        self._all_move_alike(np.arange(len(periods)), periods, now, now - before)
+        if not self.exact.all():
+            self._rows_drift_apart()
+        if not self.exact.all():
+            self._repeats_later()
 
-    def _state_moves_alike(self, c: int, lanes: Index) -> None:
-        """Rules 1 and 3."""
-        cut, n = self._cut, self._periods[lanes]
-        ends = self._ends if len(lanes) == len(self.exact) else self._ends[:, lanes]
-        jumps = -(-n // c)
-        base = cut.earlier(ends, jumps * c - n)
-        d = ends[cut.rows] - ends[cut.rows - c * cut.block.period]
+    def _all_move_alike(self, lanes: Index, jumps: Index, base: Floats, d: Floats) -> None:
+        """Rules 1 and 3: `jumps` times d from the state `base`."""
         low, high = d.min(axis=0), d.max(axis=0)
+        greatest = base + jumps * high
         self.least[:, lanes] = np.maximum(self.least[:, lanes], base + jumps * low)
-        self.greatest[:, lanes] = np.minimum(self.greatest[:, lanes], base + jumps * high)
-        self._settle(lanes, high - low <= self._rounding[lanes], base + jumps * high)
+        self.greatest[:, lanes] = np.minimum(self.greatest[:, lanes], greatest)
+        self._settle(lanes, high - low <= self._rounding[lanes], greatest)
 
-    def _rows_drift_apart(self, c: int, lanes: Index) -> None:
+    def _repeats_later(self) -> None:
+        """Rules 1 and 3 with cycles of more than one period, for the lanes that are left."""
+        cut = self._cut
+        longest = min(cut.history, cut.program.plan.placement.ranks)
+        left = np.flatnonzero(~self.exact)
+        rows = cut.rows - cut.block.period * np.arange(longest + 1)[:, None]
+        history = self._ends[rows.ravel()][:, left].reshape(*rows.shape, len(left))  # [periods ago, states, lanes]
+        for c in range(2, longest + 1):
+            open_ = np.flatnonzero(~self.exact[left])
+            if len(open_) == 0:
+                return
+            if len(open_) < len(left) / 2:
+                left, history, open_ = left[open_], history[..., open_], np.arange(len(open_))
+            n = self._periods[left[open_]]
+            jumps = -(-n // c)
+            base = history[jumps * c - n, :, open_].T
+            self._all_move_alike(left[open_], jumps, base, history[0][:, open_] - history[c][:, open_])
+
+    def _rows_drift_apart(self) -> None:
         """Rule 2."""
-        cut, program = self._cut, self._cut.program
-        span = c * cut.block.period
-        before = cut.row - span  # the last row before the window of c periods
-        if before - span < cut.block.first - 1 or cut.rows[0] <= before - span:
+        cut, program, period = self._cut, self._cut.program, self._cut.block.period
+        before = cut.row - period  # the last row before the last period
+        if cut.block.periods < 2 or cut.rows[0] <= before:
             return
-        window = np.arange(before + 1, cut.row + 1)
-        ends = self._ends[:, lanes]
-        moved = ends[window] - ends[window - span]
-        starts = ends[window] - self._table[program.duration[window - 1]][:, lanes]
-        rounding = self._rounding[lanes]
+        lanes = np.flatnonzero(~self.exact)
+        window, rounding = np.arange(before + 1, cut.row + 1), self._rounding[lanes]
+        inputs = np.vstack((program.prev, program.dep))[:, window - 1]
+        oldest = min(before - period + 1, int(inputs[inputs > 0].min()))
+        ends = self._ends[oldest : cut.row + 1, lanes]
+        moved = ends[window - oldest] - ends[window - oldest - period]
+        starts = ends[window - oldest] - self._table[program.duration[window - 1]][:, lanes]
         holds = np.ones(len(lanes), bool)
         decided = np.zeros(moved.shape, bool)
-        for sources, edges in zip((program.prev, *program.dep), (None, *program.edge), strict=True):
-            source = sources[window - 1]
-            real = source > 0
-            # A source before the window moves as its later self in the window did.
-            behind = moved[(source - before - 1) % span] - moved
-            holds &= ((behind <= rounding) | ~real[:, None]).all(axis=0)
-            arrival = ends[source] if edges is None else ends[source] + self._delays[edges[window - 1]][:, lanes]
-            decided |= real[:, None] & (arrival >= starts - rounding) & (behind >= -rounding)
-        holds &= decided.all(axis=0)
-        n = self._periods[lanes]
-        jumps = -(-n // c)
-        base = cut.earlier(ends, jumps * c - n)
-        rows = cut.rows[:, None] - (jumps * c - n) * cut.block.period
-        step = moved[(rows - before - 1) % span, np.arange(len(lanes))]
-        self._settle(lanes, holds, base + jumps * step)
+        for source, edges in zip(inputs, (None, *program.edge), strict=True):
+            real = (source > 0)[:, None]
+            behind = moved[(source - before - 1) % period] - moved  # a source before the window moves as it does in it
+            holds &= ((behind <= rounding) | ~real).all(axis=0)
+            arrival = ends[np.maximum(source - oldest, 0)]
+            if edges is not None:
+                arrival += self._delays[edges[window - 1]][:, lanes]
+            decided |= real & (arrival >= starts - rounding) & (behind >= -rounding)
+        step = moved[cut.rows - before - 1]
+        self._settle(lanes, holds & decided.all(axis=0), ends[cut.rows - oldest] + self._periods[lanes] * step)
 
     def _settle(self, lanes: Index, holds: npt.NDArray[np.bool_], state: Floats) -> None:
         self.least[:, lanes[holds]] = self.greatest[:, lanes[holds]] = state[:, holds]

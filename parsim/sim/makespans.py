@@ -12,7 +12,7 @@ from parsim.sim.program import Program
 __all__ = ["chunks_of", "last_ends", "makespans"]
 
 _MOST_BYTES = 2**26  # of the ends of a chunk
-_MOST_LANES = 512
+_MOST_LANES = 1024
 
 
 def makespans(program: Program, prices: Prices, tails: Floats | None = None, chunk: int | None = None) -> Floats:
@@ -20,7 +20,7 @@ def makespans(program: Program, prices: Prices, tails: Floats | None = None, chu
 
     `tails[B]` or `tails[ranks, B]` is what follows on a rank after all the program plays, for example an exposed
     reduction; 0 if not given. `chunk` lanes are played at a time in the same memory: by default as many as 64 MiB hold,
-    and 512 at most.
+    and 1,024 at most.
     """
     found = np.empty(prices.lanes)
     ends: Floats | None = None

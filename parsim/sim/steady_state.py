@@ -21,6 +21,8 @@ from parsim.sim.program import Index, Program
 
 __all__ = ["Interval", "Steady", "steady_state"]
 
+_ROUNDING = 1e-10  # an interval no wider than this part of it is one number
+
 
 @dataclass(frozen=True, eq=False)
 class Interval:
@@ -107,7 +109,7 @@ class Steady:
                 low.go_on(number + 1, self.cuts[number].row + 1)
                 exact[lanes] = False
                 lower[lanes] = last_ends(self.program, low.ends, None if tails is None else tails[..., lanes])
-        return Interval(lower, upper, exact)
+        return Interval(np.minimum(lower, upper), upper, exact | (upper - lower <= _ROUNDING * upper))
 
 
 class _Play:

@@ -165,6 +165,6 @@ def test_chunks_cover_the_lanes() -> None:
     for lanes, chunk in ((1, None), (1000, None), (7, 3), (7, 7), (0, None)):
         parts = list(chunks_of(program, lanes, chunk))
         assert [lane for part in parts for lane in range(part.start, part.stop)] == list(range(lanes))
-        assert all(part.stop - part.start <= (chunk or 512) for part in parts)
+        assert all(part.stop - part.start <= (chunk or 1024) for part in parts)
     with pytest.raises(ScheduleError, match="chunk 0: at least 1"):
         list(chunks_of(program, 3, 0))
