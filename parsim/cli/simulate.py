@@ -112,12 +112,14 @@ def read_cost(path: Path, run: "Run", plan: Plan | None = None) -> StepCost:
 
 
 def read_layers(path: Path) -> LayerTable:
-    """The layer table in a user's file. ParsimError that names the file."""
+    """The layer table in a user's file, or that of a profiler's trace. ParsimError that names the file."""
     from parsim.cost import layer_table_from_document
+    from parsim.cost.profiler_trace import is_trace, layer_table_from_trace
 
     text = read_text(path, "layer table")
     try:
-        return layer_table_from_document(parse_json_text(text))
+        document = parse_json_text(text)
+        return layer_table_from_trace(document) if is_trace(document) else layer_table_from_document(document)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from None
 
