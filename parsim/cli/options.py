@@ -22,5 +22,8 @@ Json = Annotated[
 ]
 Layers = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Measured kernels, a table or a torch.profiler trace (JSON): they go before the roofline's."),
+    typer.Option(
+        metavar="FILE",
+        help="Measured kernels, a table or a torch.profiler trace (JSON): they go before the roofline's.",
+    ),
 ]
