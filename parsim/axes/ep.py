@@ -74,12 +74,12 @@ class ExpertAxis:
             return Comm(kind, self.name, at, payload * self.degree, before)
         if self.dispatcher == "alltoall":
             return Comm("all_to_all", self.name, at, payload * self.topk * self.crowding, before)
-        reached = min(self._reached(self.domains) * self.domain_crowding, self.domains)
-        elsewhere = reached * (self.domains - 1) / self.domains
-        copies = min(self._reached(self.degree) * self.crowding, self.degree)
+        met = min(self.reached(self.domains) * self.domain_crowding, self.domains)
+        elsewhere = met * (self.domains - 1) / self.domains
+        copies = min(self.reached(self.degree) * self.crowding, self.degree)
         return Comm("all_to_all", self.name, at, payload * copies, before, across_bytes=payload * elsewhere)
 
-    def _reached(self, places: int) -> float:
+    def reached(self, places: int) -> float:
         """How many of `places` (ranks or domains), over which the groups are spread, a token's experts are on."""
         if places < self.groups:
             return distinct(places, distinct(self.topk_groups, self.topk))

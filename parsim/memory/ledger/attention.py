@@ -116,9 +116,9 @@ def _core(run: Run, at: Tokens, is_windowed: bool) -> Entry:
     query, keys, values, output = widths(run)
     u, both = at.column, keys + values
     cp, how = run.layout.mesh.cp, run.layout.cp_comm
-    saved = u * (query + both + output) + (u * output if cp > 1 and how == "a2a" else 0.0)
-    saved += core_bytes(run, at, is_windowed)
-    moved = _moved(u, query, both, output, cp, how)
+    outputs = 2 if cp > 1 and how == "a2a" else 1  # of an exchange on both of its sides
+    saved = projected_bytes(run, at) + outputs * u * output + core_bytes(run, at, is_windowed)
+    moved = _moved(u, query, both, cp, how)
     if has_whole_scores(run):
         scores = at.word * _scores(run, at)
         return Entry("attention", saved=saved, forward=moved, backward=3 * scores + moved, tensor="scores")
@@ -131,7 +131,7 @@ def _core(run: Run, at: Tokens, is_windowed: bool) -> Entry:
     )
 
 
-def _moved(u: float, query: float, both: float, output: float, cp: int, how: str) -> float:
+def _moved(u: float, query: float, both: float, cp: int, how: str) -> float:
     """Buffers of what goes round the context axis: two pairs of keys and values on the ring, all of them gathered;
     an exchange sends and receives the queries, keys and values."""
     if cp == 1:

@@ -1,9 +1,9 @@
 """Experts in the ledger: router, shared expert, dispatch, the routed experts' MLP, combine.
 
 T = s b K / sp tokens are received on balanced routing, expert_tp times as many where the experts are cut (they are
-gathered), X = word T h bytes. The output of the norm is shared by router, shared expert and dispatch. A router keeps
-about 17 bytes an expert and token (logits, probabilities, map, loss). Buffers of the exchanges, counted on one layer of
-Megatron-core d98e8a6:
+gathered), on the busiest rank as many times more as routing is uneven; X = word T h bytes. The output of the norm is
+shared by router, shared expert and dispatch. A router keeps about 17 bytes an expert and token (logits, probabilities,
+map, loss). Buffers of the exchanges, counted on one layer of Megatron-core d98e8a6:
 
     alltoall   2 X to dispatch, 3 X and the output to combine (permuted, sent, received)
     deepep     a token once for each of the `reach` ranks that its experts are on: X reach / K, and X more to combine
@@ -16,6 +16,7 @@ from parsim.memory.ledger.entry import Entry
 from parsim.memory.ledger.kernels import hidden_mask
 from parsim.memory.ledger.linear import mlp
 from parsim.memory.ledger.tokens import Tokens
+from parsim.model.routing import crowding_of
 from parsim.spec import MoeSpec, Run
 
 __all__ = ["activation_bytes", "experts", "received_tokens"]
@@ -25,9 +26,11 @@ _WEIGHTED_EAGER = (4, 12)  # bytes an element of an unfused weighted activation 
 
 
 def received_tokens(run: Run, at: Tokens) -> float:
-    """T: rows that the experts of this rank compute for one micro-batch, on balanced routing."""
-    moe = run.model.moe
-    return 0.0 if moe is None else at.count * moe.topk * run.layout.expert_tp / at.sp
+    """T: rows that the experts of the busiest rank compute for one micro-batch."""
+    moe, layout = run.model.moe, run.layout
+    if moe is None:
+        return 0.0
+    return at.count * moe.topk * layout.expert_tp / at.sp * crowding_of(run).busiest(layout.ep)
 
 
 def activation_bytes(run: Run, at: Tokens) -> float:
@@ -91,5 +94,5 @@ def _exchanged(run: Run, moe: MoeSpec, at: Tokens, inputs: float) -> tuple[float
         group = at.stream * run.layout.ep * run.layout.expert_tp
         return group + inputs, group + inputs + at.stream
     axis = ExpertAxis(run.layout.ep, moe.topk, "deepep", groups=moe.groups, topk_groups=moe.topk_groups)
-    reached = inputs * axis._reached(run.layout.ep) / moe.topk
+    reached = inputs * axis.reached(run.layout.ep) / moe.topk
     return reached, inputs + reached + padded
