@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "import_"]
 
-_TARGETS = "megatron|torchtitan"
-_SOURCES = "megatron|torchtitan"
+_TARGETS = "megatron|torchtitan|deepspeed|accelerate"
+_SOURCES = "megatron|torchtitan|deepspeed|accelerate"
 
 
 def export(

@@ -1,9 +1,12 @@
 """A run as files of another tool, with a word on everything that they cannot say."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from parsim.errors import SpecError
+from parsim.exchange.accelerate import ACCELERATE, accelerate_yaml
+from parsim.exchange.deepspeed import DEEPSPEED, deepspeed_json
 from parsim.exchange.megatron import MEGATRON, megatron_script
 from parsim.exchange.table import Note, Tool
 from parsim.exchange.torchtitan import TORCHTITAN, torchtitan_files
@@ -30,10 +33,15 @@ def _comments(tool: Tool, run: Run, notes: list[Note]) -> list[str]:
     return [*heading, "", "What this file does not say of the run:", *(f"  {note}" for note in notes)]
 
 
-def _megatron(run: Run, name: str, every_rank: bool) -> Exported:
-    settings, notes = MEGATRON.write(run)
-    notes += unsaid(MEGATRON, run, settings, notes)
-    return Exported(megatron_script(settings, _comments(MEGATRON, run, notes)), {}, tuple(notes))
+def _configuration(tool: Tool, spelled: Callable[[dict[str, Any], Sequence[str]], str]) -> "Exporter":
+    """A tool whose run is one text of settings."""
+
+    def write(run: Run, name: str, every_rank: bool) -> Exported:
+        settings, notes = tool.write(run)
+        notes += unsaid(tool, run, settings, notes)
+        return Exported(spelled(settings, _comments(tool, run, notes)), {}, tuple(notes))
+
+    return write
 
 
 def _torchtitan(run: Run, name: str, every_rank: bool) -> Exported:
@@ -43,11 +51,15 @@ def _torchtitan(run: Run, name: str, every_rank: bool) -> Exported:
     return Exported(main, beside, tuple(notes))
 
 
-TARGETS: Mapping[str, Callable[[Run, str, bool], Exported]] = {
-    "megatron": _megatron,
+Exporter = Callable[[Run, str, bool], Exported]
+"""Takes a run, the stem of the main file for those beside it, and whether every rank is wanted."""
+
+TARGETS: Mapping[str, Exporter] = {
+    "megatron": _configuration(MEGATRON, megatron_script),
     "torchtitan": _torchtitan,
+    "deepspeed": _configuration(DEEPSPEED, deepspeed_json),
+    "accelerate": _configuration(ACCELERATE, accelerate_yaml),
 }
-"""By name; each takes a run, the stem of the main file for those beside it, and whether every rank is wanted."""
 
 
 def export(run: Run, target: str, name: str = "run", *, every_rank: bool = False) -> Exported:

@@ -9,7 +9,9 @@ from typing import Any
 import yaml
 
 from parsim.errors import SpecError
+from parsim.exchange.accelerate import ACCELERATE, read_accelerate
 from parsim.exchange.comparable import nested
+from parsim.exchange.deepspeed import DEEPSPEED, read_deepspeed
 from parsim.exchange.megatron import MEGATRON, read_megatron
 from parsim.exchange.shapes import bundled_model
 from parsim.exchange.table import Note, Tool
@@ -57,6 +59,8 @@ class _Source:
 SOURCES: Mapping[str, _Source] = {
     "megatron": _Source(MEGATRON, lambda text, path: read_megatron(text)),
     "torchtitan": _Source(TORCHTITAN, read_torchtitan),
+    "deepspeed": _Source(DEEPSPEED, lambda text, path: read_deepspeed(text)),
+    "accelerate": _Source(ACCELERATE, lambda text, path: read_accelerate(text)),
 }
 
 
@@ -78,8 +82,15 @@ def import_run(source: str, text: str, path: Path, elsewhere: Elsewhere | None =
     document["cluster"] = _cluster(document, fields, beside, notes)
     document["model"] = _model(document, fields, beside, notes, kind.tool)
     _drop_unknown_kernel(document, notes)
-    if "sequence_length" not in document.get("batch", {}):
-        document.setdefault("batch", {})["sequence_length"] = _assumed_sequence(document, kind.tool, notes)
+    batch = document["batch"] = dict(document.get("batch", {}))
+    if "sequence_length" not in batch:
+        batch["sequence_length"] = _assumed_sequence(document, kind.tool, notes)
+    if "global_batch_size" not in batch:
+        layout = document["layout"]
+        batch["global_batch_size"] = layout.get("micro_batch_size", 1) * layout["mesh"].get("dp", 1)
+        notes.append(
+            Note("batch.global_batch_size", f"{batch['global_batch_size']} is assumed: a micro-batch a replica")
+        )
     document = {part: document[part] for part in _ORDER if document.get(part)}
     return Imported(run_from_document(document, where=str(path)), document, tuple(notes))
 

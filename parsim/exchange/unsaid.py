@@ -27,7 +27,7 @@ def unsaid(tool: Tool, run: Run, settings: Settings, notes: Sequence[Note]) -> l
     elif isinstance(document.get("model"), dict):
         document["model"].setdefault("name", "exported")
     try:
-        back = comparable(run_from_document({**document, "cluster": whole["cluster"]}))
+        back = comparable(run_from_document({**document, "cluster": {**whole["cluster"], "nodes": None}}))
     except ParsimError as error:
         return [*found, Note("run", f"what is written is no run by itself: {error}")]
     for name, value in comparable(run).items():

@@ -24,8 +24,10 @@ def back(exported: Exported, target: str, run: Run, folder: Path) -> Run:
     like: dict[str, Any] = {"cluster": whole["cluster"], "network": whole["network"]}
     if "model" in outside or any(note.about == "model" for note in exported.notes):
         like["model"] = whole["model"]
-    if "batch.sequence_length" in outside:
-        like["batch"] = {"sequence_length": whole["batch"]["sequence_length"]}
+    if "batch" in outside or "batch.sequence_length" in outside:
+        like["batch"] = whole["batch"]
+    if "layout.micro_batch_size" in outside:
+        like["layout"] = {"micro_batch_size": whole["layout"]["micro_batch_size"]}
     return import_run(target, str(exported.main), folder / "run.txt", Elsewhere(like)).run
 
 
