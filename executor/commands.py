@@ -181,10 +181,10 @@ def validate(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Predict, run, compare: how well the simulator tells the time of this machine.
+    """Predict, run, compare: how well the simulator tells time and memory of this machine.
 
-    Four parts that are never mixed: gradients against a single process, replay of measured ops, an advance prediction
-    of emulated ops, and a prediction of real steps from those between them.
+    Five parts that are never mixed: gradients against a single process, replay of measured ops, an advance prediction
+    of emulated ops, a prediction of real steps from those between them, and one of every rank's peak of memory.
     """
     _need_torch()
     from executor.validate_command import validate_command

@@ -1,10 +1,11 @@
-"""Validation: how well the simulator tells the time of this machine, in four parts that are never mixed.
+"""Validation: how well the simulator tells time and memory of this machine, in five parts that are never mixed.
 
 - `gradients`: the ranks' gradients and losses against those of a single process.
 - `structural`: replay. The measured op times of a recorded step go back into the simulator, one by one; what its
   makespan misses are dependencies, messages and gaps between ops. It is no advance prediction.
 - `emulated`: an advance prediction. Compute ops sleep for times known beforehand, messages are real.
 - `real`: a prediction from the steps around it. Every second step calibrates, the others are predicted.
+- `memory`: an advance prediction of every rank's peak, by the ledger with this executor's habits.
 
 Ratios are predicted over measured. `spread` is the largest ratio of a step less the smallest.
 """
@@ -17,10 +18,13 @@ from typing import Any
 from executor.job import Job
 from executor.parity import Parity
 from executor.record import RunRecord
+from parsim.axes.mesh import coordinates
 from parsim.cost import Cost, MeasuredCost, UnitCost
 from parsim.cost.measured import durations_of, medians_of
 from parsim.errors import ScheduleError, SpecError
+from parsim.memory import memory_of
 from parsim.sim import Played, compile_plan, play, prices, recording, replay
+from parsim.spec import Run
 from parsim.timeline import Timeline
 
 __all__ = [
@@ -28,6 +32,7 @@ __all__ = [
     "Prediction",
     "emulated_part",
     "gradients_part",
+    "memory_part",
     "per_op",
     "predicted_timeline",
     "real_part",
@@ -112,6 +117,44 @@ def real_part(record: RunRecord, hop_s: float) -> Prediction:
 def gradients_part(parity: Parity, precision: str, model: str) -> dict[str, Any]:
     """The comparison with a single process; `model` says of what (a smaller one where the run's is too large)."""
     return {**parity._asdict(), "precision": precision, "model": model}
+
+
+def memory_part(record: RunRecord) -> dict[str, Any]:
+    """Every rank's peak, and the most activations it holds between ops: the ledger's beside the counted ones."""
+    job = record.job
+    predicted = memory_of(_with_our_habits(job.run), job.plan)
+    rows: list[dict[str, Any]] = []
+    for rank in record.ranks:
+        memory = predicted[coordinates(job.run.layout.mesh, rank.rank).pp]
+        slot, highest = max(rank.memory, key=lambda sample: sum(sample[1].values()))
+        measured = sum(highest.values())
+        rows.append(
+            {
+                "rank": rank.rank,
+                "predicted_bytes": memory.peak_bytes,
+                "measured_bytes": measured,
+                "ratio": memory.peak_bytes / measured,
+                "predicted_in": str(memory.peak.slot) if memory.peak is not None else None,
+                "measured_in": slot,
+                "predicted_activation_bytes": max(moment.after for moment in memory.moments),
+                "measured_activation_bytes": max(held["activations"] for _, held in rank.memory),
+            }
+        )
+    ratios = [row["ratio"] for row in rows]
+    return {
+        "ratio": median(ratios),
+        "lowest": min(ratios),
+        "highest": max(ratios),
+        "per_rank": rows,
+        "is_prediction": True,
+    }
+
+
+def _with_our_habits(run: Run) -> Run:
+    """The run as this executor plays it, whatever framework it is of; its types and its dropout stay its own."""
+    habits = {"framework": "parsim-executor", "preset_version": None, "loss": "torch", "ops": "eager"}
+    unpadded = {"vocab_pad_multiple": None, "fused_weight_gradient": False}
+    return run.model_copy(update={"software": run.software.model_copy(update=habits | unpadded)})
 
 
 def per_op(prediction: Prediction) -> list[dict[str, Any]]:

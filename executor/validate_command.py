@@ -13,6 +13,7 @@ from executor.validate import (
     Prediction,
     emulated_part,
     gradients_part,
+    memory_part,
     per_op,
     predicted_timeline,
     real_part,
@@ -52,7 +53,10 @@ def validate_command(
         raise SpecError(f"steps {steps}: every second step calibrates, at least {_FEWEST_STEPS} would do")
     outputs = Outputs(**paths)
     options = {"steps": steps, "warmup": warmup, "device": device}
-    job = load_job(name, overrides, plan_path, emulate=False, times=None, **options) if not emulate else None
+    job = None
+    if not emulate:
+        counts = device == "cpu"
+        job = load_job(name, overrides, plan_path, emulate=False, times=None, count_memory=counts, **options)
     emulated = _emulated_job(name, overrides, plan_path, emulate, times, options)
     compared = _compared_job(job, max(_COMPARED_STEPS - warmup, 1)) if job is not None and gradients else None
 
@@ -78,8 +82,9 @@ def validate_command(
         "gradients": None
         if compared is None or compared_record is None
         else _gradients(compared, compared_record, shown_job.run),
+        "memory": None if record is None or not record.job.count_memory else memory_part(record),
         "per_op": per_op(shown),
-        "skipped": _skipped(emulate, gradients),
+        "skipped": _skipped(emulate, gradients, device),
         "run": shown_job.run.document(),
     }
     _put(outputs, document, shown, shown_job, "assumed" if emulate else "calibrated")
@@ -141,10 +146,11 @@ def _gradients(job: Job, record: RunRecord, run: Run) -> dict[str, Any]:
     return gradients_part(parity, job.run.layout.precision, model)
 
 
-def _skipped(emulate: bool, gradients: bool) -> dict[str, str]:
+def _skipped(emulate: bool, gradients: bool, device: str) -> dict[str, str]:
     if emulate:
-        return dict.fromkeys(("real", "gradients"), "with --emulate nothing is computed")
-    return {} if gradients else {"gradients": "as --no-gradients asks"}
+        return dict.fromkeys(("real", "gradients", "memory"), "with --emulate nothing is computed")
+    found = {} if gradients else {"gradients": "as --no-gradients asks"}
+    return found if device == "cpu" else {**found, "memory": "what kernels keep is known of the CPU's alone"}
 
 
 def _put(outputs: Outputs, document: Mapping[str, Any], shown: Prediction, job: Job, grade: str) -> None:

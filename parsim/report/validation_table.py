@@ -15,7 +15,7 @@ _MOST_OPS = 8
 
 
 def print_validation(document: Mapping[str, Any], console: "Console | None" = None) -> None:
-    """The four parts, each with what it is; and the ops that a prediction missed by most."""
+    """The five parts, each with what it is; and the ops that a prediction missed by most."""
     console = console or open_console()
     heading(
         console,
@@ -33,6 +33,11 @@ def print_validation(document: Mapping[str, Any], console: "Console | None" = No
         rows.append(("emulated", _ratio(part), f"advance prediction, ops sleep, messages are real; {_times(part)}"))
     if part := document["real"]:
         rows.append(("real", _ratio(part), f"prediction from the steps between; {_times(part)}{_noise(part)}"))
+    if part := document["memory"]:
+        highest = max(part["per_rank"], key=lambda row: row["measured_bytes"])
+        worst = f"rank {highest['rank']}: {format_bytes(highest['predicted_bytes'])} predicted"
+        note = f"advance prediction of every rank's peak; {worst}, {format_bytes(highest['measured_bytes'])} counted"
+        rows.append(("memory", _ratio(part), note))
     pairs(console, rows)
     for name, reason in document["skipped"].items():
         console.print(f"{name}: skipped, {reason}", style="dim", markup=False)

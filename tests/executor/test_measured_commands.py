@@ -39,7 +39,7 @@ def read(path: Path) -> Any:
 
 
 @pytest.mark.timeout(DEADLINE_S + 30)
-def test_validate_reports_four_parts(tmp_path: Path) -> None:
+def test_validate_reports_five_parts(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run.yaml", "mesh: {pp: 2, dp: 2}, schedule: zb-h1, zero: 1")
     report, predicted, measured = (tmp_path / f"{name}.json" for name in ("report", "predicted", "measured"))
     options = ("--steps", 3, "--warmup", 1, "--times", "F=4ms,I=4ms,W=4ms")
@@ -47,7 +47,7 @@ def test_validate_reports_four_parts(tmp_path: Path) -> None:
     done = executor("validate", run, *options, *files)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    for name in ("gradients", "structural replay", "emulated", "real"):
+    for name in ("gradients", "structural replay", "emulated", "real", "memory"):
         assert name in done.stdout
     document = read(report)
     assert document["gradients"]["max_rel_diff"] <= 1e-5
@@ -60,6 +60,11 @@ def test_validate_reports_four_parts(tmp_path: Path) -> None:
     assert 0 < document["real"]["cpu_share"] < 1.2
     assert isinstance(document["real"]["too_noisy"], bool)
     assert {row["op"] for row in document["per_op"]} >= {"0F0", "1W3", "0REDUCE_GRAD", "1STEP"}
+    memory = document["memory"]["per_rank"]
+    assert [row["rank"] for row in memory] == [0, 1, 2, 3]
+    for row in memory:
+        assert row["ratio"] == pytest.approx(1, abs=0.1), row
+        assert row["predicted_activation_bytes"] == pytest.approx(row["measured_activation_bytes"], rel=0.05), row
     compared = compare(*(timeline_from_document(read(path)) for path in (predicted, measured)))
     assert compared.differences == ()
 

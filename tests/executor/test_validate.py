@@ -164,6 +164,7 @@ def test_the_table_says_what_each_figure_is() -> None:
         "emulated": None,
         "real": prediction.part,
         "per_op": per_op(prediction),
+        "memory": None,
         "skipped": {"emulated": "not asked for"},
     }
     out = io.StringIO()
