@@ -11,61 +11,14 @@ from parsim.plan import COMPUTE, Kind
 from parsim.schedules import build, names
 from parsim.simulation import simulate
 from parsim.spec import Run, run_from_document
+from tests.memory.runs import TINY, make
 
 GIB = 2**30
-LLAMA_70B: dict[str, Any] = {
-    "name": "llama-70b-shapes",
-    "layers": 12,
-    "hidden": 8192,
-    "heads": 64,
-    "kv_heads": 8,
-    "head_dim": 128,
-    "ffn": 28672,
-    "vocab": 128256,
-    "gated_mlp": True,
-    "norm": "rms",
-    "positions": "rope",
-    "max_positions": 131072,
-    "tied_embeddings": False,
-}
-LLAMA_405B = {**LLAMA_70B, "layers": 4, "hidden": 16384, "heads": 128, "kv_heads": 16, "ffn": 53248}
-TINY = {**LLAMA_70B, "layers": 16, "hidden": 256, "heads": 8, "kv_heads": 8, "head_dim": 32, "ffn": 512, "vocab": 1024}
-
-
-def make(model: dict[str, Any], mesh: dict[str, int], m: int = 8, sequence: int = 4096, **parts: Any) -> Run:
-    """A run of `m` micro-batches of one sequence each on DGX H100."""
-    layout = {"mesh": mesh, "zero": 1, "sequence_parallel": mesh.get("tp", 1) > 1, **parts.pop("layout", {})}
-    size = mesh.get("tp", 1) * mesh.get("dp", 1) * mesh.get("pp", 1)
-    document = {
-        "model": model,
-        "cluster": {"name": "dgx-h100", "nodes": -(-size // 8)},
-        "layout": layout,
-        "batch": {"sequence_length": sequence, "global_batch_size": m * mesh.get("dp", 1)},
-        "software": {"attention": "cudnn", "loss": "te_fused", **parts.pop("software", {})},
-    }
-    return run_from_document(document)
 
 
 def peaks(run: Run, m: int, schedule: str = "1f1b", **options: int) -> list[float]:
     plan = build(schedule, run.layout.mesh.pp, m, **options)
     return [rank.peak_bytes for rank in memory_of(run, plan)]
-
-
-@pytest.mark.parametrize(
-    ("model", "mesh", "measured"),
-    [
-        (LLAMA_70B, {"pp": 2, "dp": 4}, [66.55, 62.97]),
-        (LLAMA_70B, {"tp": 2, "dp": 4}, [60.68]),
-        (LLAMA_70B, {"tp": 8}, [28.29]),
-        (LLAMA_405B, {"pp": 2, "dp": 4}, [86.61, 87.08]),
-    ],
-    ids=["70b-pp2-dp4", "70b-tp2-dp4", "70b-tp8", "405b-pp2-dp4"],
-)
-def test_published_peaks_of_megatron_core(model: dict[str, Any], mesh: dict[str, int], measured: list[float]) -> None:
-    """Max allocated in GiB by stage: Megatron-core, bf16, distributed optimizer, 4,096 tokens, no recomputation, as
-    published with SimuMax's benchmarks."""
-    found = [peak / GIB for peak in peaks(make(model, mesh), 8)]
-    assert found == pytest.approx(measured, rel=0.01)
 
 
 @pytest.mark.parametrize(("schedule", "measured_gb"), [("1f1b", 39), ("interleaved", 48), ("zb-h1", 42)])
