@@ -8,6 +8,7 @@ from parsim.errors import SpecError
 from parsim.exchange.accelerate import ACCELERATE, accelerate_yaml
 from parsim.exchange.deepspeed import DEEPSPEED, deepspeed_json
 from parsim.exchange.megatron import MEGATRON, megatron_script
+from parsim.exchange.schedule_csv import schedule_csv
 from parsim.exchange.table import Note, Tool
 from parsim.exchange.torchtitan import TORCHTITAN, torchtitan_files
 from parsim.exchange.unsaid import unsaid
@@ -51,6 +52,11 @@ def _torchtitan(run: Run, name: str, every_rank: bool) -> Exported:
     return Exported(main, beside, tuple(notes))
 
 
+def _schedule(run: Run, name: str, every_rank: bool) -> Exported:
+    text, notes = schedule_csv(run)
+    return Exported(text, {}, tuple(notes))
+
+
 Exporter = Callable[[Run, str, bool], Exported]
 """Takes a run, the stem of the main file for those beside it, and whether every rank is wanted."""
 
@@ -59,6 +65,7 @@ TARGETS: Mapping[str, Exporter] = {
     "torchtitan": _torchtitan,
     "deepspeed": _configuration(DEEPSPEED, deepspeed_json),
     "accelerate": _configuration(ACCELERATE, accelerate_yaml),
+    "torch-csv": _schedule,
 }
 
 

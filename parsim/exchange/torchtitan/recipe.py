@@ -1,13 +1,12 @@
 """A torchtitan recipe: a Python module with one function that returns a Trainer.Config, and the schedule beside it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from parsim.errors import ParsimError
+from parsim.exchange.schedule_csv import compute_csv
 from parsim.exchange.table import Note
 from parsim.exchange.torchtitan.pipeline import CSV
-from parsim.plan import COMPUTE, write_csv
 from parsim.run_plan import plan_of
 from parsim.spec import Run
 
@@ -34,8 +33,7 @@ def torchtitan_files(
         except ParsimError as error:
             notes.append(Note(CSV, f"no plan could be made: {error}"))
         else:
-            compute = tuple(tuple(s for s in order if s.first.kind in COMPUTE) for order in plan.orders)
-            beside[f"{stem}.csv"] = write_csv(replace(plan, orders=compute))
+            beside[f"{stem}.csv"] = compute_csv(plan)
             settings = {**settings, CSV: f"{stem}.csv"}
     return _recipe(settings, comments), beside
 
