@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
@@ -11,7 +12,7 @@ from parsim.cost.collectives import inner_collective
 from parsim.cost.elementwise import elementwise_seconds
 from parsim.cost.layer_table import LayerLookup, kernel_shape
 from parsim.cost.matmul import cast_seconds, matmul_seconds
-from parsim.cost.segments import Block, Collective, Kernel, KernelCause, Segment
+from parsim.cost.segments import Block, Collective, Kernel, KernelCause, Played, Segment, play
 from parsim.cost.sublayout import Sublayout
 from parsim.model.dims import Dim, Sizes
 from parsim.model.layer import AttentionCore, Elementwise, Matmul, Pass, Work, shape, turned
@@ -19,6 +20,7 @@ from parsim.model.layer import AttentionCore, Elementwise, Matmul, Pass, Work, s
 __all__ = ["LayerSegments", "layer_segments"]
 
 _SUFFIXES: dict[Pass, str] = {"F": "", "I": "_input", "W": "_weight"}
+_NOTICED_S = 1e-9
 _REMEMBERED = 512  # sublayouts
 
 
@@ -29,6 +31,8 @@ class LayerSegments:
 
     def __init__(self, layout: Sublayout, layers: LayerLookup | None = None) -> None:
         self._layout, self._layers = layout, layers
+        self.played: dict[Block, Played] = {}
+        """What is known of single blocks, alone on an empty pair of streams."""
         self._blocks: dict[tuple[object, ...], Block] = {}
         self._kernels: dict[tuple[Work, Pass], tuple[float, float]] = {}
         self._shapes: dict[Matmul, tuple[float, float, float]] = {}
@@ -55,6 +59,26 @@ class LayerSegments:
     def weight_gradient(self, work: tuple[Work, ...]) -> Block:
         """The block of W: the weight gradients in reverse."""
         return self._known(("W", work), lambda: self._weight_gradient(work))
+
+    def launched(self, block: Block, share: float, experts: bool) -> Block:
+        """A layer's block in a pass that needs `share` of the host's time for a direction, and how much longer the host
+        takes to launch it than the GPU to play it.
+        """
+        key = block, share, experts
+        if key not in self._blocks:
+            constants, graphs = self._layout.constants, self._layout.software.cuda_graphs
+            whole = constants.host_moe_layer_s if experts else constants.host_layer_s
+            host = 0.0 if graphs in ("full", "full_iteration") else whole * share
+            if isinstance(graphs, tuple):
+                host *= constants.host_graphs
+            alone = play([block], self.played)
+            gpu, power = alone.seconds, constants.host_sharpness
+            extra = (gpu**power + host**power) ** (1 / power) - gpu
+            self._blocks[key] = block
+            if extra > _NOTICED_S:  # all of the block waits for the host: no need to play it again
+                self._blocks[key] = longer = (Kernel("host", extra), *block)
+                self.played[longer] = replace(alone, seconds=extra + gpu)
+        return self._blocks[key]
 
     def _known(self, key: tuple[object, ...], segments: Callable[[], Iterable[Segment]]) -> Block:
         if key not in self._blocks:

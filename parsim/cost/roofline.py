@@ -7,7 +7,7 @@ collectives, stage for how an op is put together, step_end for what happens once
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -32,6 +32,7 @@ from parsim.plan.op import COMPUTE, Kind, Op, Slot
 from parsim.plan.placement import Placement
 from parsim.spec import Run
 from parsim.spec.fabric_times import load_fabric_times
+from parsim.spec.layout import RecomputeSpec
 
 __all__ = ["RooflineCost"]
 
@@ -193,9 +194,8 @@ class RooflineCost:
     @cached_property
     def _parts(self) -> tuple[Part, ...]:
         """The part that each stage is an instance of."""
-        placement, kinds, recompute = self.placement, layer_kinds(self.run.model), self.run.layout.recompute
-        if recompute.mode == "selective":  # in layers whose modules are recomputed, as in those that are in full
-            recompute = recompute.model_copy(update={"mode": "full"})
+        placement, kinds = self.placement, layer_kinds(self.run.model)
+        recompute = _of_layers(self.run.layout.recompute)
         counts = self.run.layers_of_parts(placement.parts)
         before = list(accumulate(counts, initial=0))
         found: dict[int, Part] = {}
@@ -253,3 +253,9 @@ class RooflineCost:
         yield Holding(axes.data, *self._stages.held(part, False), links.data_paths(ranks))
         if axes.expert_data is not None and (held := self._stages.held(part, True))[0]:
             yield Holding(axes.expert_data, *held, links.expert_data_paths(ranks))
+
+
+@lru_cache(maxsize=256)
+def _of_layers(recompute: RecomputeSpec) -> RecomputeSpec:
+    """Which layers anything is recomputed of: modules are in as many layers as would be in full."""
+    return recompute.model_copy(update={"mode": "full"}) if recompute.mode == "selective" else recompute

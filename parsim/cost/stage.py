@@ -33,7 +33,6 @@ from parsim.plan.op import Kind
 
 __all__ = ["Part", "StageSegments", "stage_segments"]
 
-_NOTICED_S = 1e-9
 _REMEMBERED = 512  # layouts of stages
 _PASSES: dict[Kind, Pass] = {Kind.F: "F", Kind.I: "I", Kind.W: "W"}
 
@@ -57,11 +56,10 @@ class StageSegments:
         self._mtp = layer_kind(inner.model, inner.model.layers)
         self._layers: dict[tuple[LayerKind, Kind, bool], tuple[Block, ...]] = {}
         self._weights: dict[tuple[LayerKind, bool], float] = {}
-        self._played: dict[Block, Played] = {}
 
     def played(self, part: Part, kind: Kind) -> Played:
         """An op alone on an empty pair of streams."""
-        return play(self.blocks(part, kind), self._played)
+        return play(self.blocks(part, kind), self._segments.played)
 
     def parameters(self, part: Part, experts: bool = False) -> float:
         """Matmul and embedding weights of a part on one rank: its share of them; or those of its experts."""
@@ -138,7 +136,7 @@ class StageSegments:
             core = again and "core_attn" in (self._layout.modules or ())
             block = self._segments.input_gradient(work, core)
             block, share = ((*self._recomputed(work), *block) if again else block), 0.5
-        return self._with_host(block, share, experts) if host else block
+        return self._segments.launched(block, share, experts) if host else block
 
     def _recomputed(self, work: tuple[Work, ...]) -> Block:
         """What the backward plays of the forward: a whole layer, about half of it (every second matmul), or modules."""
@@ -149,23 +147,6 @@ class StageSegments:
             shares = constants.alternate_matmuls, constants.alternate_tensor_parallel
             return self._segments.forward(work, *shares, again=True)
         return self._segments.modules_again(work, modules)
-
-    def _with_host(self, block: Block, share: float, experts: bool) -> Block:
-        """The block, and how much longer the host needs to launch it than the GPU to play it."""
-        constants, graphs = self._constants, self._layout.inner.software.cuda_graphs
-        whole = constants.host_moe_layer_s if experts else constants.host_layer_s
-        host = 0.0 if graphs in ("full", "full_iteration") else whole * share
-        if isinstance(graphs, tuple):
-            host *= constants.host_graphs
-        alone = play([block], self._played)
-        gpu = alone.seconds
-        power = constants.host_sharpness
-        extra = (gpu**power + host**power) ** (1 / power) - gpu
-        if extra <= _NOTICED_S:
-            return block
-        longer = (Kernel("host", extra), *block)  # all of the block waits for the host: no need to play it again
-        self._played[longer] = replace(alone, seconds=extra + gpu)
-        return longer
 
     def _end(self, work: tuple[Work, ...], kind: Kind) -> tuple[Block, ...]:
         """Embedding or head: no host time of its own, and no gathers beside it."""

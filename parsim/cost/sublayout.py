@@ -55,6 +55,14 @@ class Sublayout:
     hides_exchanges: bool = False
     """Whether dispatch and combine run beside compute of the same op, as another micro-batch's would."""
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Of what differs most: the rest is left to the comparison."""
+        return hash((self.model, self.axes, self.lengths, self.paths, self.precision, self.hides_exchanges))
+
     @cached_property
     def sizes(self) -> Sizes:
         """Lengths on one rank."""

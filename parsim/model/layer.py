@@ -98,9 +98,10 @@ def layer_kind(model: ModelSpec, layer: int) -> LayerKind:
     return LayerKind(model.is_moe_layer(layer), windowed)
 
 
-@lru_cache(maxsize=256)
 def layer_kinds(model: ModelSpec) -> tuple[LayerKind, ...]:
     """The kinds of all its layers, in order."""
+    if model.moe is None and model.sliding_window is None:
+        return (LayerKind(),) * model.layers
     return tuple(layer_kind(model, layer) for layer in range(model.layers))
 
 

@@ -6,6 +6,7 @@ part s. DualPipe has two: stage s of chain 0 and stage p+s of chain 1 both hold 
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 
 from parsim.errors import ScheduleError
@@ -88,6 +89,7 @@ def straight(pp: int) -> Placement:
     return looped(pp, 1)
 
 
+@lru_cache(maxsize=256)
 def looped(pp: int, stages_per_rank: int) -> Placement:
     """Stage s on rank s mod p (Megatron's interleaving, breadth-first)."""
     return _single_chain(tuple(s % pp for s in range(pp * stages_per_rank)))

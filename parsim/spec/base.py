@@ -4,6 +4,7 @@ Specs are hashable (their mappings are frozen too), so that whatever is computed
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, NoReturn, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
@@ -58,17 +59,19 @@ class ByName:
 
 class Spec(BaseModel):
     """A frozen specification; unknown fields are errors. What is asked for by specifications is asked for often, so a
-    hash is computed once (a copy's anew), and comparing takes Python's own way through the fields.
+    hash is computed once (a copy's anew; evidence is left to the comparison), and comparing takes Python's own way
+    through the fields.
     """
 
     __slots__ = ("_known_hash",)
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def __hash__(self) -> int:
-        known: int | None = getattr(self, "_known_hash", None)
-        if known is None:
-            known = hash((type(self), *map(self.__dict__.__getitem__, type(self).model_fields)))
-            object.__setattr__(self, "_known_hash", known)
+        try:
+            known: int = _KNOWN_HASH.__get__(self)  # pydantic's own look-up of a missing attribute is slow
+        except AttributeError:
+            known = hash((type(self), *map(self.__dict__.__getitem__, _hashed_fields(type(self)))))
+            _KNOWN_HASH.__set__(self, known)
         return known
 
     def __eq__(self, other: object) -> bool:
@@ -80,6 +83,14 @@ class Spec(BaseModel):
         """
         frozen = {name: _frozen(value) for name, value in (update or {}).items()}
         return super().model_copy(update=frozen, deep=deep)
+
+
+_KNOWN_HASH: Any = Spec.__dict__["_known_hash"]
+
+
+@cache
+def _hashed_fields(spec: type[Spec]) -> tuple[str, ...]:
+    return tuple(name for name in spec.model_fields if name != "evidence")
 
 
 def _frozen(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,19 @@ def _name_of(config: Path) -> str:
     return (config.absolute().parent.name if config.stem == "config" else config.stem) or "model"
 
 
-def _cluster(value: object, folder: Path) -> Document:
+def _cluster(value: object, folder: Path) -> Document | ClusterSpec:
+    if isinstance(value, str) and _path(value, folder) is None:
+        return _bundled_cluster(value)
+    return _cluster_document(value, folder)
+
+
+@lru_cache(maxsize=64)
+def _bundled_cluster(name: str) -> ClusterSpec:
+    """A bundled cluster: all runs that name it have the very same parts, so what is found of them is found once."""
+    return validated(ClusterSpec, _cluster_document(name, Path()), name)
+
+
+def _cluster_document(value: object, folder: Path) -> Document:
     cluster = _resolved(value, folder, "cluster", "clusters", _required(ClusterSpec), _reader("cluster"))
     if cluster.get("node") is not None:
         cluster["node"] = _node(cluster["node"], folder)
