@@ -9,24 +9,28 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from parsim.errors import ScheduleError
-from parsim.plan import Plan, add_gradient_reduction, add_optimizer_step
+from parsim.plan import Plan, add_gradient_reduction, add_offload, add_optimizer_step
 from parsim.schedules import Size, build, get, names
 from parsim.sim import Family, Prices, Program, compile_plan, makespans, play, prices, steady_state
 from parsim.sim.makespans import chunks_of, last_ends
 
 STEADY = [name for name in names() if get(name).period(4, 8, get(name).default_stages) is not None]
-TIMES = {"F": 1.0, "I": 1.1, "W": 0.8, "B": 1.9, "REDUCE_GRAD": 0.5, "STEP": 0.1}
+TIMES = {"F": 1.0, "I": 1.1, "W": 0.8, "B": 1.9, "REDUCE_GRAD": 0.5, "STEP": 0.1, "OFFLOAD": 0.6, "RELOAD": 0.7}
 
 Make = Callable[..., object]
 seeds = st.integers(0, 10**9)
 
 
-def plan_of(name: str, pp: int, m: int, v: int) -> Plan:
-    return add_optimizer_step(add_gradient_reduction(build(name, pp, m, v)))
+def plan_of(name: str, pp: int, m: int, v: int, offload: bool = False) -> Plan:
+    plan = build(name, pp, m, v)
+    plan = add_offload(plan, range(plan.placement.stages)) if offload else plan
+    return add_optimizer_step(add_gradient_reduction(plan))
 
 
-def family_of(name: str, pp: int, v: int, m: int) -> Family:
-    return Family(lambda count: plan_of(name, pp, count, v), lambda count: get(name).period(pp, count, v), pp, m)
+def family_of(name: str, pp: int, v: int, m: int, offload: bool = False) -> Family:
+    return Family(
+        lambda count: plan_of(name, pp, count, v, offload), lambda count: get(name).period(pp, count, v), pp, m
+    )
 
 
 def random_prices(program: Program, lanes: int, seed: int, spread: float, p2p: float, slow: float) -> Prices:
@@ -39,9 +43,11 @@ def random_prices(program: Program, lanes: int, seed: int, spread: float, p2p: f
     for row, slot in enumerate(program.priced):
         for stage, kind, _ in slot.ops:
             durations[row] += TIMES[kind] * factor[kind][stage] * np.where(slow_stage == stage, slow, 1.0)
-    delays = np.zeros((len(program.boundaries) + 1, lanes))
+    hops, lags = len(program.boundaries), len(program.lags)
+    delays = np.zeros((hops + lags + 1, lanes))
     even = chance.random(lanes) < 0.5
-    delays[:-1] = np.where(even, p2p, chance.uniform(0, p2p, (len(program.boundaries), lanes)))
+    delays[:hops] = np.where(even, p2p, chance.uniform(0, p2p, (hops, lanes)))
+    delays[hops:-1] = chance.uniform(-0.5, 0, (lags, lanes))
     return Prices(durations, delays)
 
 
@@ -49,7 +55,7 @@ def priced_alone(program: Program, model: Program, lanes: Prices, lane: int) -> 
     """One lane of the model's prices, as another program of the family orders them."""
     key = [tuple((op.stage, op.kind) for op in slot.ops) for slot in model.priced]
     rows = [key.index(tuple((op.stage, op.kind) for op in slot.ops)) for slot in program.priced]
-    hops = [model.boundaries.index(boundary) for boundary in program.boundaries]
+    hops = [model.delayed.index(delayed) for delayed in program.delayed]
     return Prices(lanes.durations[rows, lane], lanes.delays[[*hops, -1], lane])
 
 
@@ -71,25 +77,26 @@ def legal_numbers(name: str, pp: int, v: int, most: int) -> list[int]:
     spread=st.sampled_from((0.0, 0.02, 0.3)),
     p2p=st.sampled_from((0.0, 0.1, 0.5)),
     slow=st.sampled_from((1.0, 1.3)),
+    offload=st.booleans(),
 )
-@example("gpipe", 4, 1, 0, 0.3, 0.5, 1.3)
-@example("zb-v", 3, 2, 1, 0.02, 0.5, 1.0)
-@example("interleaved", 4, 3, 2, 0.02, 0.1, 1.0)
-@example("dualpipe", 4, 2, 3, 0.3, 0.5, 1.3)
+@example("gpipe", 4, 1, 0, 0.3, 0.5, 1.3, False)
+@example("zb-v", 3, 2, 1, 0.02, 0.5, 1.0, False)
+@example("interleaved", 4, 3, 2, 0.02, 0.1, 1.0, False)
+@example("dualpipe", 4, 2, 3, 0.3, 0.5, 1.3, True)
 def test_the_interval_holds_the_truth_and_settles_on_it(
-    name: str, pp: int, v: int, seed: int, spread: float, p2p: float, slow: float
+    name: str, pp: int, v: int, seed: int, spread: float, p2p: float, slow: float, offload: bool
 ) -> None:
     pp += pp % 2 if name == "dualpipe" else 0
     v = v if v in get(name).legal_stages else get(name).default_stages
     chance = np.random.default_rng(seed)
     numbers = chance.choice(legal_numbers(name, pp, v, 40 * pp), 6)
-    family = family_of(name, pp, v, 8 * pp)
+    family = family_of(name, pp, v, 8 * pp, offload)
     priced = random_prices(family.model, len(numbers), seed, spread, p2p, slow)
     tails = chance.uniform(0, 5, (pp, len(numbers)))
     found = family.play(priced, numbers, tails, chunk=int(chance.integers(1, 8)))
     truth = np.empty(len(numbers))
     for lane, number in enumerate(numbers.tolist()):
-        program = compile_plan(plan_of(name, pp, number, v))
+        program = compile_plan(plan_of(name, pp, number, v, offload))
         ends = play(program, priced_alone(program, family.model, priced, lane)).ends
         truth[lane] = last_ends(program, ends, tails[:, [lane]])[0]
     close = 1e-9 * truth
