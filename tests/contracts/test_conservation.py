@@ -253,6 +253,49 @@ def test_parts_hold_the_models_parameters(
     assert held == pytest.approx(copies * weights + len(last - ends) * table)
 
 
+@few
+@given(meshes, degrees(16), degrees(2), st.sampled_from([EXPERTS, LATENT]), schedules)
+def test_parts_hold_all_experts(
+    mesh: dict[str, int], ep: int, expert_tp: int, model: dict[str, Any], schedule: str
+) -> None:
+    """A rank's share of them and of all else; an extra prediction has an embedding of its own where none is at hand."""
+    layout = {"ep": ep, "expert_tp": expert_tp, "sequence_parallel": True, "schedule": schedule}
+    run = run_of(model, mesh, 2 * mesh["pp"], 1, {}, **layout)
+    plan = planned(run)
+    held = sum(rank.persistent["parameters"] / run.software.parameter_bytes for rank in memory_of(run, plan))
+    weights = sum(parameters_of_rank(model_weights(run.model, mtp=True), mesh["tp"], ep, expert_tp))
+    first, last = plan.placement.twins(0), plan.placement.twins(plan.placement.chains[0][-1])
+    ranks = [{plan.placement.rank_of[stage] for stage in stages} for stages in (first, last)]
+    copies = len(ranks[1] - ranks[0]) if run.model.mtp_layers else 0
+    table = run.model.vocab * run.model.hidden / mesh["tp"]
+    assert held == pytest.approx(len(first) * weights + copies * table)
+
+
+@few
+@given(meshes, degrees(16), st.sampled_from([DENSE, EXPERTS]), st.integers(1, 2))
+def test_what_is_held_is_what_is_multiplied(mesh: dict[str, int], ep: int, model: dict[str, Any], size: int) -> None:
+    """A weight gradient takes two FLOP a token and parameter: what the cost model multiplies on a pipeline rank is what
+    the ledger keeps there, but for embedding and norms, which no matmul has.
+    """
+    ep = ep if "moe" in model else 1
+    run = run_of(model, mesh, 2 * mesh["pp"], size, {}, ep=ep, sequence_parallel=mesh["tp"] > 1, schedule="zb-h1")
+    plan, tokens = planned(run), size * 1024 / mesh["cp"]
+    multiplied = [0.0] * mesh["pp"]
+    for rank, op, times, segment in segments(run, plan):
+        if op.kind is Kind.W and isinstance(segment, Kernel) and segment.cause == "matmul":
+            rows = tokens / (mesh["tp"] if segment.name.startswith("router") else 1)
+            if segment.name.startswith("expert_") and run.model.moe is not None:
+                local = run.model.moe.experts / ep
+                rows = tokens * run.model.moe.topk / mesh["tp"] / local
+            multiplied[rank] += segment.flops / 2 / rows * (times / run.microbatches)
+    held = [rank.persistent["parameters"] / run.software.parameter_bytes for rank in memory_of(run, plan)]
+    layers = run.layers_of_parts(mesh["pp"])
+    unmultiplied = [2 * count * run.model.hidden for count in layers]
+    unmultiplied[0] += run.model.vocab * run.model.hidden / mesh["tp"]
+    unmultiplied[-1] += run.model.hidden
+    assert [h - u for h, u in zip(held, unmultiplied, strict=True)] == pytest.approx(multiplied, rel=1e-9)
+
+
 @given(st.integers(1, 16), st.sampled_from([DENSE, PLAIN, EXPERTS, LATENT]), st.integers(1, 4))
 @settings(max_examples=30, deadline=None)
 def test_parts_add_up_to_the_model(parts: int, model: dict[str, Any], batch: int) -> None:
