@@ -47,6 +47,7 @@ def comparable(run: Run) -> dict[str, Any]:
     if not layout.fsdp:
         found.pop("layout.reshard_after_forward")
         found.pop("software.fsdp_unit")
+        found.pop("software.fsdp_root")
     if mesh.cp == 1:
         found.pop("layout.cp_comm")
     if run.model.moe is None:

@@ -1,10 +1,11 @@
 """The parts of a run's model as the ledger sees them: which layers, which weights, which blocks of ops."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
+from parsim.memory.gathered import Passing, passing
 from parsim.memory.ledger.ends import embedding, head, mtp_projection, stage_output, stage_start
 from parsim.memory.ledger.entry import Block, Entry, Unit
 from parsim.memory.ledger.kernels import is_cpu
@@ -94,7 +95,7 @@ class Parts:
         """The blocks of one part in forward order."""
         run, at, model = self.run, self.at, self.model
         if part == 0:
-            yield self._block((embedding(run, at),), embedding_weights(model))
+            yield self._block((embedding(run, at),), embedding_weights(model), "embedding")
         start = stage_start(run, at, first=part == 0 or recomputed > 0)
         if start.saved:
             yield Block((Unit((start,)),))
@@ -108,7 +109,7 @@ class Parts:
             weights = head_weights(model) if not model.tied_embeddings else embedding_weights(model)[:1]
             for index in range(model.mtp_layers):
                 yield from self._mtp(index)
-            yield self._block(head(run, at, model.vocab), (*final_norm_weights(model), *weights))
+            yield self._block(head(run, at, model.vocab), (*final_norm_weights(model), *weights), "head")
         elif habits_of(run.software).keeps_output:
             yield Block((Unit((stage_output(at),)),))
 
@@ -120,6 +121,8 @@ class Parts:
         if self._lazy:
             weights = gradient_bytes_of(self.run, layer_weights(model, number))
             units = tuple(replace(unit, entries=with_gradients(unit.entries, weights)) for unit in units)
+        if "layer" in self._passing:
+            units = tuple(replace(unit, entries=self._passing["layer"].added_to(unit.entries)) for unit in units)
         if not again:
             yield Block(units, count)
             return
@@ -145,10 +148,20 @@ class Parts:
     def _lazy(self) -> bool:
         return habits_of(self.run.software).gradients != "buffer"
 
-    def _block(self, entries: Sequence[Entry], weights: Sequence[Weight]) -> Block:
+    def _block(self, entries: Sequence[Entry], weights: Sequence[Weight], end: str = "") -> Block:
         if self._lazy:
             entries = with_gradients(entries, gradient_bytes_of(self.run, weights))
+        if end in self._passing:
+            entries = self._passing[end].added_to(entries)
         return Block((Unit(tuple(entries)),))
+
+    @cached_property
+    def _passing(self) -> Mapping[str, Passing]:
+        """What gathering parameters adds to the ops, for a run that shards them."""
+        layer = max((held.whole for held in self._layer_held.values()), default=0.0)
+        head = held_of(self.run, head_weights(self.model)).whole
+        layers = sum(held.whole for held in self.layers_held(range(len(self.layers))))
+        return passing(self.run, layer, layers, self.ends_held(range(len(self.layers))).whole, head)
 
 
 def _without_window(kind: LayerKind) -> LayerKind:

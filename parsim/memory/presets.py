@@ -51,6 +51,9 @@ class Habits:
     """A stage's output lives until its backward, not only until it is sent."""
     kernels: Literal["gpu", "cpu"] = "gpu"
     """Whose habits norms, masks and attention have (`ledger.kernels`)."""
+    by_op: bool = False
+    """FSDP's gathered weights and the head's gradient stand where an op needs them, as a count of storages has it;
+    otherwise all along, at once with everything else, which is nearer to the reserved peaks that GPUs report."""
     unverified: tuple[str, ...] = ()
 
 
@@ -58,7 +61,7 @@ _ENGINE = Habits(workspace_bytes=64 * MIB, dummy_gradients=True, quantised_copie
 _LOCAL = Habits(step_bytes=4)  # fp16 Megatron makes fp32 gradients for the step
 _TITAN = Habits(receives="every", keeps_output=True, step_bytes=4)  # foreach AdamW, measured: 4.0
 _PLAIN = Habits(gradients="step", lazy_states=True, bucket_copies=1.0, step_bytes=4)  # a bucketed DDP, measured
-_EXECUTOR = Habits(kernels="cpu", receives="every", lazy_states=True, step_tensor_bytes=8)  # counted
+_EXECUTOR = Habits(kernels="cpu", by_op=True, receives="every", lazy_states=True, step_tensor_bytes=8)  # counted
 _SHARDED = Habits(bucket_elements=5e8, step_bytes=6, live_elements=1e9)
 
 PRESETS: Mapping[str, tuple[tuple[str, Habits], ...]] = {
@@ -79,6 +82,7 @@ PRESETS: Mapping[str, tuple[tuple[str, Habits], ...]] = {
     "deepspeed": (("", replace(_SHARDED, unverified=("buckets", "live parameters"))),),
     "deepspeed-zero3-2021": (("", replace(_SHARDED, unverified=("buckets", "live parameters"))),),
     "pytorch": (("", _PLAIN),),
+    "pytorch-cpu": (("", replace(_PLAIN, kernels="cpu", step_bytes=0, by_op=True)),),  # a fused AdamW
     "parsim-executor": (("", _EXECUTOR),),
 }
 """Rows of (first month, habits) by framework, the oldest first."""

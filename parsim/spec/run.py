@@ -138,7 +138,7 @@ class Run(Spec):
         if self.layout.mesh.cp == 1:
             skipped |= {"layout.cp_comm", "layout.cp_split"}
         if not self.layout.fsdp:
-            skipped |= {"layout.reshard_after_forward", "software.fsdp_unit"}
+            skipped |= {"layout.reshard_after_forward", "software.fsdp_unit", "software.fsdp_root"}
         if self.layout.mesh.pp == 1:
             skipped |= {"layout.schedule", "layout.stages_per_rank", "layout.split", "layout.group_size"}
             skipped.add("layout.activation_limit_stages")

@@ -34,6 +34,7 @@ Framework = Literal[
     "deepspeed-zero3-2021",
     "llama3-internal",
     "pytorch",
+    "pytorch-cpu",
     "parsim-executor",
 ]
 Attention = Literal["unfused", "flash2", "flash3", "cudnn", "unfused_sinks"]
@@ -73,6 +74,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "deepspeed-zero3-2021": {**_FP16_MEGATRON, **_PYTORCH, "fsdp_unit": "tensor"},
     "llama3-internal": {**_PYTORCH},
     "pytorch": {**_PYTORCH, "params_dtype": "fp32", "master_weights": None, "ops": "eager"},
+    "pytorch-cpu": {**_PYTORCH, "params_dtype": "fp32", "master_weights": None, "ops": "eager"},
     "parsim-executor": {**_PYTORCH, "params_dtype": "fp32", "master_weights": None, "ops": "eager"},
 }
 """Habits of a framework where they differ from the defaults of `Software`."""
@@ -161,6 +163,9 @@ class Software(Spec):
     """Sustained, power-limited clocks; false: a short benchmark at full clock."""
     fsdp_unit: Literal["layer", "tensor"] = "layer"
     """What ZeRO-3 gathers at a time."""
+    fsdp_root: Literal["stays", "reshards"] = "stays"
+    """Whether what no layer has (embedding, head) stays whole from forward to backward, as PyTorch leaves it, or is
+    sharded again after the forward, as it can be asked to."""
     optimizer: Literal["adam", "lamb", "muon", "sgd", "momentum"] = "adam"
     memory_reports: Literal["max_allocated", "max_reserved", "device"] = "max_allocated"
     """Which of the three memories the framework's log states."""

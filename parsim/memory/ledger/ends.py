@@ -11,6 +11,7 @@ from parsim.memory.ledger.kernels import (
 )
 from parsim.memory.ledger.linear import column_parallel
 from parsim.memory.ledger.tokens import Tokens
+from parsim.memory.presets import habits_of
 from parsim.spec import Run
 
 __all__ = ["embedding", "head", "lost_bytes", "mtp_projection", "stage_output", "stage_start"]
@@ -59,8 +60,31 @@ def head(run: Run, at: Tokens, vocab: int) -> tuple[Entry, ...]:
     forward, held, backward = loss_bytes(run, at)
     logits = _logits(at, vocab)
     gradient = at.word * vocab * at.hidden / at.tp
+    norm = Entry("final norm", saved=norm_bytes(run, at), forward=at.stream, backward=at.stream)
+    if (
+        run.software.loss == "torch" and habits_of(run.software).by_op
+    ):  # what its backward needs is gone when the head's begins
+        return (
+            norm,
+            Entry(
+                "head",
+                saved=at.normed,
+                kept=at.normed + at.word * logits,
+                forward=at.word * logits + at.gathered,
+                backward=at.word * logits + gradient + at.whole + at.gathered,
+                weight=gradient + at.gathered,
+                tensor="logits",
+            ),
+            Entry(
+                "loss",
+                saved=held * logits,
+                forward=(forward - held) * logits,
+                backward=(backward - held) * logits,
+                tensor="logits",
+            ),
+        )
     return (
-        Entry("final norm", saved=norm_bytes(run, at), forward=at.stream, backward=at.stream),
+        norm,
         Entry(
             "loss",
             saved=at.normed + held * logits,

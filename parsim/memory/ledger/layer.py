@@ -111,6 +111,6 @@ def with_gradients(entries: Sequence[Entry], weights: Sequence[tuple[Weight, flo
     found = dict.fromkeys(names, 0.0)
     for weight, size in weights:
         name = weight.name.removesuffix(".bias")
-        op = "query" if name == "query" and "query" in names else OP_OF_WEIGHT[name]
+        op = name if name in ("query", "head") and name in names else OP_OF_WEIGHT[name]
         found[op] = found.get(op, 0.0) + size
     return tuple(replace(entry, gradient=found[entry.name]) for entry in entries)
