@@ -13,6 +13,7 @@ from typing import Any
 from parsim.errors import SpecError
 from parsim.files import parse_json_text
 from parsim.metrics import busy_seconds
+from parsim.plan import Op
 from parsim.timeline import COMPUTE_STREAM, Span, Timeline, timeline_from_document
 
 __all__ = ["Comparison", "Difference", "compare", "compare_results", "compare_timelines", "parse_recording"]
@@ -164,18 +165,29 @@ def _sharers(span: Span) -> int:
 
 
 def _differing_ops(a: Timeline, b: Timeline) -> tuple[Difference, ...]:
-    durations = {(span.rank, span.op): span.end_s - span.start_s for span in a.spans}
+    durations, others = _op_times(a), _op_times(b)
     groups: dict[tuple[int, str], list[tuple[float, float]]] = {}
-    for span in b.spans:
-        if (span.rank, span.op) in durations:
-            pair = durations[span.rank, span.op], span.end_s - span.start_s
-            groups.setdefault((span.rank, f"{span.op.stage}{span.op.kind}"), []).append(pair)
+    for (rank, op), duration in others.items():
+        if (rank, op) in durations:
+            groups.setdefault((rank, f"{op.stage}{op.kind}"), []).append((durations[rank, op], duration))
     found = (
         Difference(op, sum(a for a, _ in pairs), sum(b for _, b in pairs), rank, len(pairs))
         for (rank, op), pairs in groups.items()
     )
     ranked = sorted((op for op in found if op.delta), key=lambda op: (-abs(op.delta), op.rank, op.name))
     return tuple(ranked[:_MOST_OPS])
+
+
+def _op_times(timeline: Timeline) -> dict[tuple[int, Op], float]:
+    """Durations by rank and op, of one that a rank plays several times their sum. Spans of a profile that are only
+    numbered (`detail`) are no ops of a plan.
+    """
+    found: dict[tuple[int, Op], float] = {}
+    for span in timeline.spans:
+        if not span.detail.get("numbered"):
+            key = span.rank, span.op
+            found[key] = found.get(key, 0.0) + span.end_s - span.start_s
+    return found
 
 
 def _differing_fields(a: Any, b: Any) -> tuple[tuple[str, Any, Any], ...]:

@@ -23,7 +23,8 @@ _MOST_BYTES = 2.0**60
 class Span(NamedTuple):
     """One op with a start and an end on a stream ("compute", "p2p", "collective", "copy") of a pipeline rank.
 
-    Two ops of an overlapped pair are two spans with the same times; `detail["pair"]` is then the other op.
+    Two ops of an overlapped pair are two spans with the same times; `detail["pair"]` is then the other op. Where a
+    profile does not tell which op of a plan it saw, the spans of a kind are numbered and `detail["numbered"]` is true.
     `waiting_s` is how long the stream stood idle for this op's inputs just before it started.
     """
 

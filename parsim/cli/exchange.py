@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["export", "import_"]
 
 _TARGETS = "megatron|torchtitan|deepspeed|accelerate|torch-csv"
-_SOURCES = "megatron|torchtitan|deepspeed|accelerate"
+_SOURCES = "megatron|torchtitan|deepspeed|accelerate|kineto"
 
 
 def export(
@@ -88,6 +88,9 @@ def import_(
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The model, where the file is silent.")] = None,
     cluster: Annotated[str | None, typer.Option(metavar="NAME", help="The cluster it runs on.")] = None,
     gpus: Annotated[int | None, typer.Option(help="How many GPUs, where no launcher in the file tells.")] = None,
+    step: Annotated[
+        str | None, typer.Option(metavar="NAME", help="kineto: only what begins in this annotation, as ProfilerStep#3.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", readable=False, help="Where to write it (default, and -: standard output)."),
@@ -98,14 +101,18 @@ def import_(
     What was assumed, and what was not read, stands in comments of the run and on the terminal.
     """
     from parsim.cli.run_argument import run_from_file
+    from parsim.cli.traces import timeline_text
     from parsim.files import check_writable, write_all
 
     target = None if out == STDOUT else out
     if target is not None:
         check_writable([target])
-    if len(files) > 1:
+    if source == "kineto":
+        text, notes = timeline_text(files, step)
+    elif len(files) > 1:
         raise SpecError(f"{len(files)} files: a run is read from one")
-    text, notes = run_from_file(source, files[0], like, model, cluster, gpus)
+    else:
+        text, notes = run_from_file(source, files[0], like, model, cluster, gpus)
     if target is None:
         sys.stdout.write(text)
     else:
