@@ -14,9 +14,9 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from memory import UNITS, layer_bytes, logged_bytes
+from memory import UNITS, layer_bytes, logged_bytes, rank_bytes
 from records import DATA, Facts, Record, facts_of, read_records, run_of
 
 from parsim.cost import RooflineCost
@@ -42,7 +42,6 @@ __all__ = [
     "bubble_rate",
     "layer_pair",
     "layer_seconds",
-    "memory_bytes",
     "pass_seconds",
     "played",
     "predictions",
@@ -50,6 +49,9 @@ __all__ = [
 ]
 
 _PARTS = ("", "_input", "_weight", "_again")  # of a kernel's name: forward, backward, forward once more
+
+Figures = dict[str, Any]
+"""Numbers by name, of memory also a list by pipeline rank."""
 
 
 class Refusal(NamedTuple):
@@ -60,12 +62,12 @@ class Refusal(NamedTuple):
     reason: str
 
 
-def predictions(records: Iterable[Record]) -> tuple[dict[str, dict[str, float]], list[Refusal]]:
+def predictions(records: Iterable[Record]) -> tuple[dict[str, Figures], list[Refusal]]:
     """By id the figures of every record that can be predicted, and what cannot."""
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, Figures] = {}
     refused: list[Refusal] = []
     for record in records:
-        name, figures = record["id"], dict[str, float]()
+        name, figures = record["id"], Figures()
         try:
             facts = facts_of(record)
             run = run_of(facts)
@@ -127,11 +129,6 @@ def layer_pair(run: Run) -> tuple[Run, Run]:
     return run, run.changed(model=run.model.model_copy(update={"layers": run.model.layers + 1}))
 
 
-def memory_bytes(run: Run) -> float:
-    """The peak that the run's framework would log. LayoutError for what the ledger does not count."""
-    return logged_bytes(run, memory_of(run, played(run)[0]))
-
-
 def bubble_rate(run: Run, op_times_ms: Mapping[str, float]) -> float:
     """Of the run's schedule at given op times, which are those of a whole rank: (span - busy)/span of the worst rank.
 
@@ -164,27 +161,31 @@ _MOST_PLANS = 200
 _PLANS: dict[tuple[object, ...], tuple[Plan, Program]] = {}
 
 
-def _step(facts: Facts, run: Run) -> dict[str, float]:
+def _step(facts: Facts, run: Run) -> Figures:
     return {"step_time_s": step_seconds(run) * facts.step_share}
 
 
-def _memory(facts: Facts, run: Run) -> dict[str, float]:
+def _memory(facts: Facts, run: Run) -> Figures:
     if facts.software.get("memory_reports") is None:
         return {}  # its framework logs none
-    size = memory_bytes(run) if facts.whole_layer else layer_bytes(run)
-    return {"peak_mem_gib": size / UNITS[run.software.memory_unit]}
+    unit = UNITS[run.software.memory_unit]
+    if not facts.whole_layer:
+        return {"peak_mem_gib": layer_bytes(run) / unit}
+    ranks = memory_of(run, played(run)[0])
+    every = [size / unit for size in rank_bytes(run, ranks)]
+    return {"peak_mem_gib": logged_bytes(run, ranks) / unit, "peak_mem_by_pipeline_rank_gib": every}
 
 
-def _layer(facts: Facts, run: Run) -> dict[str, float]:
+def _layer(facts: Facts, run: Run) -> Figures:
     forward, backward = layer_seconds(run, whole=facts.whole_layer)
     return {"layer_fwd_ms": 1e3 * forward, "layer_bwd_ms": 1e3 * backward}
 
 
-def _bubble(facts: Facts, run: Run) -> dict[str, float]:
+def _bubble(facts: Facts, run: Run) -> Figures:
     return {"bubble_rate": bubble_rate(run, facts.op_times_ms or {})}
 
 
-_PREDICTORS: dict[str, dict[str, Callable[[Facts, Run], dict[str, float]]]] = {
+_PREDICTORS: dict[str, dict[str, Callable[[Facts, Run], Figures]]] = {
     "e2e": {"step_time_s": _step, "peak_mem_gib": _memory},
     "layer": {"layer_ms": _layer, "peak_mem_gib": _memory},
     "memory": {"peak_mem_gib": _memory},

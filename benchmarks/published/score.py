@@ -49,7 +49,8 @@ def markdown(found: Mapping[str, Any]) -> Iterator[str]:
     yield "| | predicted | " + " | ".join(keys) + " |"
     yield "|---" * 6 + "|"
     named = {f"step, {name}": row for name, row in found["step"].items()}
-    named |= {f"layer, {name}": row for name, row in found["layer"].items()} | {"peak memory": found["memory"]["all"]}
+    named |= {f"layer, {name}": row for name, row in found["layer"].items()}
+    named |= {f"peak memory, {name}": row for name, row in found["memory"].items()}
     for name, row in named.items():
         if row["n"]:
             yield f"| {name} | {row['n']} | " + " | ".join(f"{row[key]:.1f}" for key in keys) + " |"

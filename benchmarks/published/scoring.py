@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from records import Record
 
-__all__ = ["DECIDING", "Error", "errors_of", "figures", "grouped", "measured_of", "pairs", "reason_of"]
+__all__ = ["DECIDING", "Error", "errors_of", "figures", "grouped", "measured_of", "pairs", "rank_errors", "reason_of"]
 
 DECIDING = (
     "software.attention",
@@ -64,13 +64,25 @@ def measured_of(record: Record) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def errors_of(predictions: Mapping[str, Mapping[str, float]], records: Iterable[Record]) -> Iterator[Error]:
+def errors_of(predictions: Mapping[str, Mapping[str, Any]], records: Iterable[Record]) -> Iterator[Error]:
     """Every number that was both measured and predicted."""
     for record in records:
         predicted = predictions.get(record["id"]) or {}
         for name, value in measured_of(record).items():
             if name in predicted:
                 yield Error(record, name, value, float(predicted[name]))
+
+
+def rank_errors(predictions: Mapping[str, Mapping[str, Any]], records: Iterable[Record]) -> Iterator[Error]:
+    """Peak memory of every single rank, where all were measured: those of one pipeline rank follow each other."""
+    for record in records:
+        measured = (record.get("measured") or {}).get("peak_mem_by_rank_gib") or ()
+        predicted = (predictions.get(record["id"]) or {}).get("peak_mem_by_pipeline_rank_gib") or ()
+        if not predicted or len(measured) % len(predicted):
+            continue
+        width = len(measured) // len(predicted)
+        for rank, value in enumerate(measured):
+            yield Error(record, "peak_mem_by_rank_gib", float(value), float(predicted[rank // width]))
 
 
 def figures(errors: Sequence[Error], scale: float = 100.0) -> dict[str, float | int | None]:

@@ -7,15 +7,16 @@ hardware, one record a configuration, plain models). Layers, memory and bubble r
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from memory import is_capped
 from records import Record
-from scoring import Error, errors_of, figures, grouped, measured_of, pairs, reason_of
+from scoring import Error, errors_of, figures, grouped, measured_of, pairs, rank_errors, reason_of
 
 __all__ = ["summary"]
 
 _NAMES = {"step_time_s": "step", "peak_mem_gib": "memory", "bubble_rate": "bubble"}
 
 
-def summary(predictions: Mapping[str, Mapping[str, float]], records: Sequence[Record], worst: int) -> dict[str, Any]:
+def summary(predictions: Mapping[str, Mapping[str, Any]], records: Sequence[Record], worst: int) -> dict[str, Any]:
     """All figures, in percent; bubble rates in percentage points."""
     errors = list(errors_of(predictions, records))
     steps = [e for e in errors if e.figure == "step_time_s"]
@@ -41,10 +42,27 @@ def summary(predictions: Mapping[str, Mapping[str, float]], records: Sequence[Re
         "by gpu": _by(core, "gpu"),
         "by precision": _by(core, "precision"),
         "pairs": {"n": count, "right": right, "percent": round(100 * right / count, 1) if count else None},
-        "memory": {"all": figures(memory), **_by(memory, "software", "framework")},
+        "memory": {**_memory(memory, list(rank_errors(predictions, records))), **_by(memory, "software", "framework")},
         "bubble": {"all": figures(bubbles), **_by(bubbles, "layout", "schedule")},
         "coverage": _coverage(errors, records),
         "worst": [_row(e) for e in sorted(core, key=lambda e: -abs(e.value))[:worst]],
+    }
+
+
+def _memory(errors: Sequence[Error], ranks: Sequence[Error]) -> dict[str, dict[str, float | int | None]]:
+    """Peaks that tell, those whose configuration has gaps, and apart from both: whole GB, which are noise of up to 7 %,
+    and rows in which the device's size is what was measured.
+    """
+    capped = [e for e in errors if is_capped(e.record)]
+    whole = [e for e in errors if e not in capped and e.record["software"].get("memory_unit") == "GB"]
+    told = [e for e in errors if e not in capped and e not in whole]
+    return {
+        "without config_gaps": figures([e for e in told if not e.record.get("config_gaps")]),
+        "every rank of them": figures([e for e in ranks if not e.record.get("config_gaps")]),
+        "with config_gaps": figures([e for e in told if e.record.get("config_gaps")]),
+        "whole GB": figures(whole),
+        "capped by the device": figures(capped),
+        "all": figures(errors),
     }
 
 

@@ -364,3 +364,49 @@ def test_copies_of_a_run_change_in_the_right_direction(modules: dict[str, Any], 
     assert 1.02 < factors["wider"] < 1.3
     newer = {"a100-80g-sxm": "h100-80g-sxm", "h100-80g-sxm": "b200-180g-sxm"}[record["gpu"]]
     assert predict([changed(record, gpu=newer)])[0][name]["step_time_s"] < once
+
+
+def test_peaks_that_tell_stand_apart_from_those_that_do_not(modules: dict[str, Any]) -> None:
+    """Whole GB are noise, what the device has is no demand, and gaps of a configuration are not errors of a ledger."""
+    by_id = modules["by_id"]
+    exact, whole, gaps = by_id["titan-8b-128-fsdp"], by_id["zb-t4-6.2b-1f1b-m24"], by_id["titan-405b-512-1f1b"]
+    capped = changed(exact, measured__peak_mem_gib=88.0)
+    capped["id"] = "capped"
+    records = [exact, whole, gaps, capped]
+    predictions, _ = modules["predict"].predictions(records)
+    found = modules["summary"].summary(predictions, records, 1)["memory"]
+    names = ("without config_gaps", "with config_gaps", "whole GB", "capped by the device", "all")
+    assert {name: found[name]["n"] for name in names} == dict(zip(names, (1, 1, 1, 1, 4), strict=True))
+    assert found["without config_gaps"]["max"] < 2
+    assert found["with config_gaps"]["max"] == pytest.approx(
+        abs(predictions[gaps["id"]]["peak_mem_gib"] / 82.5 - 1) * 100, abs=1e-3
+    )
+
+
+def test_every_rank_that_was_measured_is_compared(modules: dict[str, Any]) -> None:
+    """MooreThreads/SimuMax: eight GPUs in two stages, 66.55 GiB on the first four and 62.97 on the others."""
+    record = modules["by_id"]["simumax-b200-llama3_70b_l12_tp1_pp2_dp4_mbc4_cef"]
+    predictions, _ = modules["predict"].predictions([record])
+    assert len(predictions[record["id"]]["peak_mem_by_pipeline_rank_gib"]) == 2
+    errors = list(modules["scoring"].rank_errors(predictions, [record]))
+    assert [error.measured for error in errors] == [66.55] * 4 + [62.97] * 4
+    assert max(abs(error.value) for error in errors) < 0.005
+    assert modules["summary"].summary(predictions, [record], 1)["memory"]["every rank of them"]["n"] == 8
+
+
+def test_peaks_without_gaps_are_told_closely(modules: dict[str, Any]) -> None:
+    """Of every such record of the file whose framework logs memory: the mean and the largest error."""
+    told = [
+        record
+        for record in modules["by_id"].values()
+        if (record.get("measured") or {}).get("peak_mem_gib") is not None and not record.get("config_gaps")
+    ]
+    assert len(told) > 30
+    predictor = modules["predict"]
+    errors = []
+    for record in told:
+        facts = predictor.facts_of(record)
+        figures = predictor._memory(facts, predictor.run_of(facts))
+        errors.append(abs(figures["peak_mem_gib"] / record["measured"]["peak_mem_gib"] - 1))
+    assert sum(errors) / len(errors) < 0.01
+    assert max(errors) < 0.03
