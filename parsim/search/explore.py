@@ -1,0 +1,127 @@
+"""Explore: the layouts of one shape played, best bound first, as long as a bound is below what is to be beaten.
+
+Layouts with one cost vector are one play: switches that no time depends on, and values that come to the same.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from parsim.search.bounds import bound, floor
+from parsim.search.grid import Bools, Floats
+from parsim.search.playing import Points, at_points, columns_of, family_for, prices_of
+from parsim.search.shape import Shape
+from parsim.search.survey import judged
+from parsim.search.times import Times
+from parsim.spec import Search
+
+__all__ = ["Candidates", "Explored", "Found", "candidates", "explore"]
+
+_SLACK = 1 - 1e-12  # what rounding may add to a bound
+_FIRST, _CHUNK = 32, 256
+
+
+class Found(NamedTuple):
+    """A cost vector played: the step time, the first layout that has it, how many do, its peak."""
+
+    step_s: float
+    point: int
+    layouts: int
+    peak_bytes: float
+
+
+class Explored(NamedTuple):
+    """What came of a shape: the best found, how many cost vectors there are and were played, and the least bound of
+    those that were not."""
+
+    best: tuple[Found, ...]
+    vectors: int
+    played: int
+    inexact: int
+    """Plays of which only an interval is known, and which it proves too slow."""
+    bound_s: float
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The distinct cost vectors among a shape's feasible layouts, least bound first."""
+
+    points: Points
+    bounds: Floats
+    layouts: Points
+    peaks: Floats
+
+
+def explore(search: Search, shape: Shape, cutoff_s: float, keep: int) -> Explored:
+    """Play a shape's layouts that may be faster than `cutoff_s`; the best `keep` of them."""
+    times = Times(search, shape)
+    seconds = np.broadcast_to(floor(times), times.grid.shape)[judged(search, shape).feasible].min() * _SLACK
+    if seconds >= cutoff_s:
+        return Explored((), 0, 0, 0, float(seconds))
+    found = candidates(times)
+    best: list[Found] = []
+    played = inexact = start = 0
+    family, m = family_for(shape), shape.microbatches
+    while start < len(found.points) and found.bounds[start] < cutoff_s:
+        size = _FIRST if start == 0 else _CHUNK
+        stop = min(start + size, int(np.searchsorted(found.bounds, cutoff_s)))
+        lanes = slice(start, stop)
+        prices = prices_of(times, found.points[lanes], family.model)
+        counts = np.full(stop - start, m)
+        interval = family.settle(prices, counts, cutoff_s if np.isfinite(cutoff_s) else None)
+        close = np.flatnonzero((interval.lower < cutoff_s) & ~interval.exact)
+        if len(close):
+            interval.put(close, family.settle(prices.part(close), counts[close]))
+        inexact += int((~interval.exact).sum())
+        played += stop - start
+        for lane in np.flatnonzero(interval.exact & (interval.upper < cutoff_s)).tolist():
+            at = start + lane
+            best.append(
+                Found(
+                    float(interval.upper[lane]), int(found.points[at]), int(found.layouts[at]), float(found.peaks[at])
+                )
+            )
+        best = sorted(best)[:keep]
+        if len(best) == keep:
+            cutoff_s = min(cutoff_s, best[-1].step_s)
+        start = stop
+    left = float(found.bounds[start]) if start < len(found.points) else float("inf")
+    return Explored(tuple(best), len(found.points), played, inexact, left)
+
+
+def candidates(times: Times) -> Candidates:
+    """The cost vectors of a shape's feasible layouts."""
+    verdict = judged(times.search, times.shape)
+    columns = columns_of(times, family_for(times.shape).model)
+    over = np.broadcast_shapes(*(column.shape for column in columns))
+    first, count = _projected(verdict.feasible, over)
+    cells = np.flatnonzero(count)
+    points = first[cells]
+    table = np.stack([at_points(times, column, points) for column in columns])
+    _, chosen, number = np.unique(_rounded(table), axis=1, return_index=True, return_inverse=True)
+    layouts = np.bincount(number.reshape(-1), weights=count[cells], minlength=len(chosen)).astype(int)
+    points = points[chosen]
+    bounds = at_points(times, bound(times), points) * _SLACK
+    order = np.lexsort((points, bounds))
+    assert verdict.peak is not None
+    return Candidates(points[order], bounds[order], layouts[order], verdict.peak.reshape(-1)[points[order]])
+
+
+def _rounded(table: Floats) -> Floats:
+    """The same for times that differ by rounding alone."""
+    scale = float(np.abs(table).max()) or 1.0
+    rounded: Floats = np.round(table / scale, 13)
+    return rounded
+
+
+def _projected(feasible: Bools, over: tuple[int, ...]) -> tuple[Points, Points]:
+    """For each cell of the axes that times depend on, the first feasible point with it and how many there are."""
+    free = [axis for axis, (n, m) in enumerate(zip(feasible.shape, over, strict=True)) if n > 1 and m == 1]
+    kept = [axis for axis in range(feasible.ndim) if axis not in free]
+    numbers = np.arange(feasible.size).reshape(feasible.shape)
+    cells = int(np.prod([feasible.shape[axis] for axis in kept]))
+    by_cell = feasible.transpose(*kept, *free).reshape(cells, -1)
+    points = numbers.transpose(*kept, *free).reshape(cells, -1)
+    first = points[np.arange(cells), by_cell.argmax(axis=1)]
+    return first, by_cell.sum(axis=1)

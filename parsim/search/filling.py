@@ -1,0 +1,139 @@
+"""Filling: how full a schedule makes each kind of rank, as rows of whole numbers.
+
+As `memory.profile`, for stages that are alike: what a slot needs is linear in the numbers of its stages (what a
+micro-batch holds, how high its ops reach), so stages with the same numbers share their columns, and ranks that hold the
+same stages their rows. Of all rows those stay that no other is at least as high as.
+
+A schedule that repeats fills its ranks no higher after more micro-batches, or each time by as much (GPipe): rows of a
+few sizes tell those of all. Three sizes a period apart must agree or grow evenly; else the plan itself is looked at.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from parsim.memory.profile import NUMBERS
+from parsim.plan import Kind, Slot
+from parsim.schedules import build, get
+
+__all__ = ["Filling", "filling"]
+
+Rows = npt.NDArray[np.int64]
+_WIDTH = len(NUMBERS)
+_AT = {name: index for index, name in enumerate(NUMBERS)}
+_FEW_PER_RANK = 3  # micro-batches for each rank, from which on a schedule is steady
+
+
+@dataclass(frozen=True, eq=False)
+class Filling:
+    """Rows of one kind of rank, [rows, classes * numbers]: where gradients are there all the time (`made`), and where
+    each stage's first weight gradient makes them (`fresh`)."""
+
+    made: Rows
+    fresh: Rows
+
+
+def filling(
+    schedule: str, pp: int, microbatches: int, stages_per_rank: int, classes: tuple[tuple[int, ...], ...]
+) -> dict[tuple[int, ...], Filling]:
+    """The filling of each kind of rank; `classes[rank]` are those of its stages, in ascending order of the stages."""
+    period = get(schedule).period(pp, microbatches, stages_per_rank)
+    if period is not None:
+        least = max(_FEW_PER_RANK * pp, 3 * period, 8)
+        small = least + (microbatches - least) % period
+        if small + 2 * period < microbatches:
+            sizes = [small, small + period, small + 2 * period]
+            if all(get(schedule).period(pp, size, stages_per_rank) == period for size in sizes):
+                a, b, c = (_filled(schedule, pp, size, stages_per_rank, classes) for size in sizes)
+                more = (microbatches - small) // period
+                grown = {kind: _grown(a[kind], b[kind], c[kind], more) for kind in a}
+                if None not in grown.values():
+                    return grown  # type: ignore[return-value]
+    return _filled(schedule, pp, microbatches, stages_per_rank, classes)
+
+
+def _grown(a: Filling, b: Filling, c: Filling, periods: int) -> Filling | None:
+    made, fresh = _even(a.made, b.made, c.made, periods), _even(a.fresh, b.fresh, c.fresh, periods)
+    return None if made is None or fresh is None else Filling(made, fresh)
+
+
+def _even(a: Rows, b: Rows, c: Rows, periods: int) -> Rows | None:
+    if a.shape != b.shape or b.shape != c.shape or ((b - a) != (c - b)).any():
+        return None
+    return a + periods * (b - a)
+
+
+@lru_cache(maxsize=8192)
+def _filled(
+    schedule: str, pp: int, microbatches: int, stages_per_rank: int, classes: tuple[tuple[int, ...], ...]
+) -> dict[tuple[int, ...], Filling]:
+    plan = build(schedule, pp, microbatches, stages_per_rank)
+    found: dict[tuple[int, ...], list[tuple[Rows, Rows]]] = {}
+    width = 1 + max(number for own in classes for number in own)
+    for rank, own in enumerate(classes):
+        stages = plan.placement.stages_of(rank)
+        class_of = dict(zip(stages, own, strict=True))
+        rows = _rows(plan.orders[rank], class_of, width)
+        found.setdefault(tuple(sorted(own)), []).append(rows)
+    return {
+        kind: Filling(
+            _highest(np.concatenate([made for made, _ in rows])), _highest(np.concatenate([new for _, new in rows]))
+        )
+        for kind, rows in found.items()
+    }
+
+
+def _rows(order: Sequence[Slot], class_of: dict[int, int], classes: int) -> tuple[Rows, Rows]:
+    """What each slot of a rank finds and needs, made and fresh."""
+    ops = [(at, op) for at, slot in enumerate(order) for op in slot if op is not None]
+    at = np.array([slot for slot, _ in ops])
+    column = np.array([class_of[op.stage] for _, op in ops]) * _WIDTH
+    kinds = np.array([_KINDS[op.kind] for _, op in ops])
+    makes = (kinds == _KINDS[Kind.B]) | (kinds == _KINDS[Kind.W])
+    stage = np.array([op.stage for _, op in ops])
+    first = np.zeros(len(ops), bool)
+    making = np.flatnonzero(makes)
+    first[making[np.unique(stage[making], return_index=True)[1]]] = True
+
+    def spread(entries: Sequence[tuple[npt.NDArray[np.bool_], str, int]]) -> Rows:
+        table = np.zeros((len(order), classes * _WIDTH), np.int64)
+        for where, name, count in entries:
+            np.add.at(table, (at[where], column[where] + _AT[name]), count)
+        return table
+
+    is_ = {kind: kinds == code for kind, code in _KINDS.items()}
+    back = is_[Kind.B] | is_[Kind.I]
+    changes = [(is_[Kind.F], "saved", 1), (back, "saved", -1), (is_[Kind.I], "kept", 1), (is_[Kind.W], "kept", -1)]
+    own = [(back, "saved", -1), (is_[Kind.W], "kept", -1), (is_[Kind.F], "F", 1), (is_[Kind.I], "I", 1)]
+    plain = [(is_[Kind.B], "B", 1), (is_[Kind.W], "W", 1)]
+    new = [(is_[kind] & first, f"first {kind}", 1) for kind in (Kind.B, Kind.W)]
+    new += [(is_[kind] & ~first, str(kind), 1) for kind in (Kind.B, Kind.W)]
+    made = _before(spread(changes)) + spread([*own, *plain])
+    fresh = _before(spread([*changes, (first, "gradients", 1)])) + spread([*own, *new])
+    return made, fresh
+
+
+_KINDS = {Kind.F: 0, Kind.B: 1, Kind.I: 2, Kind.W: 3}
+
+
+def _before(changes: Rows) -> Rows:
+    """What is live before each slot."""
+    live: Rows = np.cumsum(changes, axis=0) - changes
+    return live
+
+
+def _highest(rows: Rows) -> Rows:
+    """The rows that no other is at least as high as in every number, in a fixed order."""
+    # Rows are told apart by a sum with odd weights: a collision would need counts beyond any plan's.
+    weights = np.cumprod(np.full(rows.shape[1], 2_654_435_761, np.uint64) + np.arange(rows.shape[1], dtype=np.uint64))
+    rows = rows[np.unique(rows.astype(np.uint64) @ weights, return_index=True)[1]]
+    rows = rows[np.lexsort((*rows.T, rows.sum(axis=1)))[::-1]]
+    kept = 0
+    while kept < len(rows):
+        below = (rows[kept + 1 :] <= rows[kept]).all(axis=1)
+        rows = np.concatenate((rows[: kept + 1], rows[kept + 1 :][~below]))
+        kept += 1
+    return rows

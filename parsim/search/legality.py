@@ -1,0 +1,75 @@
+"""Legality: which layouts of the space are none, and by which rule. A layout counts under the first rule it breaks."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+
+from parsim.cost.priceable import check_priceable
+from parsim.errors import LayoutError, ParsimError, ScheduleError
+from parsim.schedules import get
+from parsim.schedules.schedule import Size
+from parsim.search.grid import Bools, Grid, grid_of
+from parsim.search.layouts import run_on
+from parsim.search.networks import fits_domain
+from parsim.search.shape import Mesh, Shape
+from parsim.spec import Search
+
+__all__ = ["Refusal", "refusals", "size_refusal"]
+
+Refusal = tuple[str, Bools, str]
+"""A rule, where on the grid it holds, and what it says of the first layout there."""
+
+_NETWORKS = "networks: the axes put on NVLink must fill a domain or an even part of it"
+_KEPT = (
+    "tp_comm: gathered inputs that are kept are not priced beside parameters or gradients that are cut without a "
+    "pipeline; sequence_parallel would do"
+)
+
+
+def size_refusal(shape: Shape) -> str | None:
+    """Why the schedule is not defined at this size; None if it is."""
+    if shape.mesh.pp == 1:
+        return None
+    try:
+        get(shape.schedule).check(Size(shape.mesh.pp, shape.microbatches, shape.stages_per_rank))
+    except ScheduleError as error:
+        return str(error)
+    return None
+
+
+@lru_cache(maxsize=4096)
+def refusals(search: Search, mesh: Mesh) -> tuple[Refusal, ...]:
+    """What rules of model, cluster and price say of the layouts on a mesh, whatever its pipeline plays."""
+    grid = grid_of(search, mesh)
+    return tuple(_refused(search, mesh, grid))
+
+
+def _refused(search: Search, mesh: Mesh, grid: Grid) -> Iterator[Refusal]:
+    switches = ("tp_comm", "cp_comm", "precision")
+    shape, points = grid.over(*switches)
+    found: dict[str, tuple[Bools, str]] = {}
+    for index, values in points:
+        try:
+            check_priceable(run_on(search, mesh, 1, values))
+        except LayoutError as error:
+            rule = _rule(error)
+            where = found.setdefault(rule, (np.zeros(shape, bool), str(error)))[0]
+            where[index] = True
+    for rule, (where, text) in found.items():
+        yield rule, where, text
+    if search.space.networks:
+        names = ("tp_network", "dp_network", "pp_network")
+        shape, points = grid.over(*names)
+        where = np.zeros(shape, bool)
+        for index, values in points:
+            where[index] = not fits_domain(search, mesh, (values[names[0]], values[names[1]], values[names[2]]))
+        yield "networks", where, _NETWORKS
+    if mesh.pp == 1 and "sequence_parallel_kept" in grid.of("tp_comm"):
+        cut = grid.along("zero", [zero >= 2 for zero in grid.of("zero")])
+        yield "tp_comm", grid.where("tp_comm", "sequence_parallel_kept") & cut, _KEPT
+
+
+def _rule(error: ParsimError) -> str:
+    """A refusal's rule: the field that its sentence begins with."""
+    return str(error).split(":", 1)[0].split(" ", 1)[0]

@@ -1,0 +1,235 @@
+"""Memory: the most that a rank of a shape holds, over the grid.
+
+The ledger's numbers (memory.Parts, memory.holding_of), once for each kind of stage and of rank, times the rows of a
+schedule (filling): equal to the replay of the plan, in microseconds.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from parsim.memory import scan
+from parsim.memory.parts import Parts
+from parsim.memory.presets import habits_of
+from parsim.memory.profile import NUMBERS
+from parsim.memory.run_memory import holding_of
+from parsim.search.filling import Filling, filling
+from parsim.search.grid import Floats, grid_of
+from parsim.search.layouts import run_on
+from parsim.search.shape import Mesh, Shape
+from parsim.search.stages import Stages, stages_of
+from parsim.search.units import unit_key
+from parsim.spec import RecomputeSpec, Run, Search
+
+__all__ = ["RankPeak", "held_floor", "peaks"]
+
+_ACTIVE = ("recompute", "tp_comm", "precision", "zero")
+_HELD = ("tp_comm", "precision", "zero")
+_KEPT_NUMBERS = ("saved", "kept", "F", "B", "I", "W", "first B", "first W")
+
+
+@dataclass(frozen=True)
+class RankPeak:
+    """Peak bytes of all ranks of one kind, over the grid; `rank` is the first of them."""
+
+    rank: int
+    bytes: Floats
+
+
+def peaks(search: Search, shape: Shape) -> tuple[RankPeak, ...]:
+    """The peaks of a shape's kinds of ranks."""
+    stages, mesh = stages_of(search, shape), shape.mesh
+    rows = filling(shape.schedule, mesh.pp, shape.microbatches, shape.stages_per_rank, stages.ranks)
+    numbers = [_numbers_of(search, shape, stages, number) for number in range(len(stages.classes))]
+    everything = np.concatenate(np.broadcast_arrays(*numbers), -1) if len(numbers) > 1 else numbers[0]
+    return tuple(
+        RankPeak(rank, _peak(rows[kind], everything, _held_of(search, shape, stages, rank), kind))
+        for kind, rank in stages.rank_kinds.items()
+    )
+
+
+def held_floor(search: Search, shape: Shape) -> Floats:
+    """What the fullest rank holds before anything is played: less than its peak."""
+    stages = stages_of(search, shape)
+    held = [_held_of(search, shape, stages, rank).total for rank in stages.rank_kinds.values()]
+    found: Floats = np.maximum.reduce(held)
+    return found
+
+
+def _peak(rows: Filling, numbers: Floats, held: "_Held", kind: tuple[int, ...]) -> Floats:
+    """As memory.profile.RankProfile.peak_bytes."""
+    used = rows.made if held.gradients == "buffer" else rows.fresh
+    top: Floats = np.max(numbers @ used.T, axis=-1)
+    width = len(NUMBERS)
+    made = sum(numbers[..., number * width + NUMBERS.index("gradients")] for number in kind)
+    if held.gradients == "lazy":
+        top = np.maximum(top, np.max(numbers @ rows.made.T, axis=-1) + made)
+    return held.total + np.maximum(top, made + held.update - held.passes)
+
+
+# What stages hold of a micro-batch
+
+
+class _Part(NamedTuple):
+    """A part as the ledger knows it: all parts, and which one it is; and its layers recomputed, by recompute switch."""
+
+    layers: tuple[int, ...]
+    number: int
+    again: tuple[int, ...]
+
+
+def _ends(layers: int, first: bool, last: bool) -> tuple[tuple[int, ...], int]:
+    """So many layers as one part of a model, with or without its ends: all parts, and which one it is."""
+    before, behind = (() if first else (0,)), (() if last else (0,))
+    return (*before, layers, *behind), len(before)
+
+
+def _numbers_of(search: Search, shape: Shape, stages: Stages, number: int) -> Floats:
+    """The numbers of a class of stages, [grid..., numbers]."""
+    stage = stages.classes[number]
+    layers, part = shape.layers, stages.placement.part_of[stages.example(number)]
+    if search.model.moe is None:  # layers are alike: it does not matter which ones a part has
+        layers, part = _ends(layers[part], stage.first, stage.last)
+    again = tuple(
+        sum(count for _, count in counts) if recompute.mode == "full" else 0
+        for recompute, counts in zip(search.space.recompute, stage.again, strict=True)
+    )
+    # Gradients that come into being in the backward are as large as ZeRO and the replicas leave them.
+    made = habits_of(search.software).gradients != "buffer"
+    mesh = shape.mesh if made else unit_key(search, shape.mesh, shape.micro_batch_size).mesh
+    return _numbers(search, mesh, shape.micro_batch_size, _Part(layers, part, again), shape.mesh.tp > 1)
+
+
+@lru_cache(maxsize=65_536)
+def _numbers(search: Search, mesh: Mesh, micro_batch_size: int, part: _Part, cuts: bool) -> Floats:
+    grid = grid_of(search, mesh)
+    shape, points = grid.over(*_ACTIVE)
+    if habits_of(search.software).gradients == "buffer":
+        shape, points = grid.over(*_ACTIVE[:-1])
+    found = np.empty((*shape, len(NUMBERS)))
+    more = _kept_inputs(search, mesh, micro_batch_size) * part.layers[part.number]
+    for index, switches in points:
+        comm, recompute = switches["tp_comm"], switches["recompute"]
+        again = part.again[grid.of("recompute").index(recompute)]
+        run = _run(
+            search,
+            mesh,
+            micro_batch_size,
+            cuts and _cut(comm),
+            recompute,
+            switches["precision"],
+            switches.get("zero", 0),
+        )
+        found[index] = _part_numbers(run, part.layers, part.number, again)
+        if comm == "sequence_parallel_kept" and cuts:
+            found[index] += more
+    return found
+
+
+def _cut(comm: str) -> bool:
+    return comm.startswith("sequence")
+
+
+def _kept_inputs(search: Search, mesh: Mesh, micro_batch_size: int) -> Floats:
+    """What a layer holds more where the inputs of its two column-parallel matmuls stay gathered from F to W."""
+    tokens = micro_batch_size * search.batch.sequence_length / mesh.cp
+    more = 2 * 2 * tokens * search.model.hidden * (1 - 1 / mesh.tp)
+    return np.array([more if name in _KEPT_NUMBERS else 0.0 for name in NUMBERS])
+
+
+@lru_cache(maxsize=16_384)
+def _run(
+    search: Search,
+    mesh: Mesh,
+    micro_batch_size: int,
+    cut: bool,
+    recompute: RecomputeSpec,
+    precision: str,
+    zero: int,
+) -> "_KnownRun":
+    comm = "sequence_parallel" if cut else "all_reduce"
+    switches = {"tp_comm": comm, "recompute": recompute, "precision": precision, "zero": zero}
+    return _KnownRun(run_on(search, mesh, micro_batch_size, switches))
+
+
+@dataclass(frozen=True, eq=False)
+class _KnownRun:
+    """A run known by identity."""
+
+    run: Run
+
+
+@lru_cache(maxsize=200_000)
+def _part_numbers(known: _KnownRun, layers: tuple[int, ...], part: int, again: int) -> tuple[float, ...]:
+    """StageActivations.numbers. Layers that are alike repeat one block, which is made once for any number of them."""
+    count = layers[part]
+    if count > 0 and again in (0, count) and known.run.model.moe is None:
+        one = _blocks(known, *_resized(layers, part, 1), 1 if again else 0)
+        two = _blocks(known, *_resized(layers, part, 2), 2 if again else 0)
+        repeats = [b.count - a.count for a, b in zip(one, two, strict=False)]
+        if len(one) == len(two) and sorted(repeats) == [0] * (len(one) - 1) + [1]:
+            blocks = tuple(
+                replace(block, count=block.count + more * (count - 1)) for block, more in zip(one, repeats, strict=True)
+            )
+            return scan(blocks).numbers
+    return Parts(known.run, layers).activations(part, again).numbers
+
+
+def _resized(layers: tuple[int, ...], part: int, count: int) -> tuple[tuple[int, ...], int]:
+    return (*layers[:part], count, *layers[part + 1 :]), part
+
+
+@lru_cache(maxsize=65_536)
+def _blocks(known: _KnownRun, layers: tuple[int, ...], part: int, again: int):  # type: ignore[no-untyped-def]
+    return tuple(Parts(known.run, layers).blocks(part, again))
+
+
+# What lies on ranks all the time
+
+
+class _Held(NamedTuple):
+    """Bytes of a rank over the grid: all the time, of these not in the optimizer step, and temporary there; and when
+    gradients are there (presets.Habits)."""
+
+    total: Floats
+    passes: Floats
+    update: Floats
+    gradients: str
+
+
+def _held_of(search: Search, shape: Shape, stages: Stages, rank: int) -> _Held:
+    """Of a shape's rank. Of receive buffers it has one for each sequence of a micro-batch; nothing else here depends on
+    the micro-batch."""
+    every = habits_of(search.software).receives == "every"
+    layers, size, last = shape.layers, shape.micro_batch_size, len(shape.layers) - 1
+    own = tuple(stages.placement.part_of[stage] for stage in stages.placement.stages_of(rank))
+    if search.model.moe is None and not every:
+        layers, part = _ends(sum(layers[part] for part in own), 0 in own, last in own)
+        own = (part,)
+    held, receive = _held(search, shape.mesh, size if every else 1, layers, own)
+    return held if every else held._replace(total=held.total + (size - 1) * receive)
+
+
+@lru_cache(maxsize=65_536)
+def _held(
+    search: Search, mesh: Mesh, micro_batch_size: int, layers: tuple[int, ...], own: tuple[int, ...]
+) -> tuple[_Held, Floats]:
+    """What lies on a rank that holds the parts `own`, and of that the receive buffers."""
+    shape, points = grid_of(search, mesh).over(*_HELD)
+    total, passes, update, receive = (np.zeros(shape) for _ in range(4))
+    gradients = ""
+    known: dict[tuple[object, ...], int] = {}
+    for index, switches in points:
+        key = _cut(switches["tp_comm"]), switches["precision"], switches["zero"]
+        if key not in known:
+            comm = "sequence_parallel" if key[0] else "all_reduce"
+            run = run_on(search, mesh, micro_batch_size, {**switches, "tp_comm": comm})
+            known[key] = holding_of(Parts(run, layers), 0, own, {})  # type: ignore[assignment]
+        holding = known[key]
+        total[index] = sum(item.size for item in holding.items)  # type: ignore[attr-defined]
+        receive[index] = sum(item.size for item in holding.items if item.name == "receive buffers")  # type: ignore[attr-defined]
+        passes[index], update[index] = holding.passes_bytes, holding.update_bytes  # type: ignore[attr-defined]
+        gradients = holding.gradients  # type: ignore[attr-defined]
+    return _Held(total, passes, update, gradients), receive

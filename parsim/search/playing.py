@@ -1,0 +1,96 @@
+"""Playing: the plans of shapes, each family compiled once, and the prices of many layouts side by side."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from parsim.plan import Kind, Plan, Slot, add_gradient_reduction, add_optimizer_step
+from parsim.schedules import build, get
+from parsim.search.grid import Floats
+from parsim.search.shape import Shape
+from parsim.search.times import Times
+from parsim.sim import Family, Interval, Prices, Program
+
+__all__ = ["Points", "at_points", "columns_of", "family_for", "family_of", "plan_for", "play", "prices_of"]
+
+Points = npt.NDArray[np.intp]
+_MODEL_PER_RANK = 8  # micro-batches of the program whose slots all prices follow: every slot of a schedule is in it
+
+
+def plan_for(schedule: str, pp: int, microbatches: int, stages_per_rank: int) -> Plan:
+    """What a run with this pipeline plays."""
+    return add_optimizer_step(add_gradient_reduction(build(schedule, pp, microbatches, stages_per_rank)))
+
+
+@lru_cache(maxsize=256)
+def family_of(schedule: str, pp: int, stages_per_rank: int) -> Family:
+    """All plans of a schedule on p ranks with v stages each."""
+    return Family(
+        lambda m: plan_for(schedule, pp, m, stages_per_rank),
+        lambda m: get(schedule).period(pp, m, stages_per_rank),
+        pp,
+        _MODEL_PER_RANK * pp,
+    )
+
+
+def family_for(shape: Shape) -> Family:
+    """The family of a shape's plan."""
+    return family_of(shape.schedule, shape.mesh.pp, shape.stages_per_rank)
+
+
+def columns_of(times: Times, program: Program) -> list[Floats]:
+    """The times that a shape's prices are made of, over the grid: of each class of stage and pass, each message."""
+    return list(_named_columns(times, program).values())
+
+
+def _named_columns(times: Times, program: Program) -> dict[Any, Floats]:
+    found: dict[Any, Floats] = {}
+    for slot in program.priced:
+        key = _op_key(times, slot)
+        if key not in found:
+            which, kind = key
+            once = {Kind.REDUCE_GRAD: times.reduction, Kind.STEP: times.step}.get(kind)
+            found[key] = times.op(which, kind) if once is None else once(which)
+    for boundary in program.boundaries:
+        found.setdefault(_hop_key(times, boundary), times.hop(*boundary))
+    return found
+
+
+def _op_key(times: Times, slot: Slot) -> tuple[int, Kind]:
+    return times.stages.of[slot.first.stage], slot.first.kind
+
+
+def _hop_key(times: Times, boundary: tuple[int, int]) -> tuple[int, int]:
+    source, target = (times.stages.placement.rank_of[stage] for stage in boundary)
+    return source, target
+
+
+def prices_of(times: Times, points: Points, program: Program) -> Prices:
+    """The cost vectors of a shape's layouts at points of the grid, side by side as `program` orders them, stretched to
+    whole steps."""
+    columns = _named_columns(times, program)
+    row_of = {key: row for row, key in enumerate(columns)}
+    table = np.stack([*(at_points(times, column, points) for column in columns.values()), np.zeros(len(points))])
+    table *= times.scale
+    durations = [row_of[_op_key(times, slot)] for slot in program.priced]
+    delays = [row_of[_hop_key(times, boundary)] for boundary in program.boundaries]
+    return Prices(table[durations], table[[*delays, len(columns)]])
+
+
+def at_points(times: Times, column: Floats, points: Points) -> Floats:
+    """An array over the grid at some of its points."""
+    found: Floats = (
+        np.broadcast_to(column, times.grid.shape).reshape(-1)[points]
+        if column.size > 1
+        else np.full(len(points), column.item())
+    )
+    return found
+
+
+def play(times: Times, points: Points) -> Interval:
+    """Step times of a shape's layouts at points of the grid: as the longest path has them, for the search's batch."""
+    family, shape = family_for(times.shape), times.shape
+    prices = prices_of(times, points, family.model)
+    return family.play(prices, np.full(len(points), shape.microbatches))

@@ -1,0 +1,52 @@
+"""Tasks: what a worker is asked, as functions of plain values, and what it answers, as plain JSON values.
+
+A worker is given the document of the search, from which it makes its own scope once; floats survive JSON, infinity
+as None.
+"""
+
+from typing import Any
+
+from parsim.search.explore import Explored, Found, explore
+from parsim.search.scope import scope_of
+from parsim.search.shape import Mesh
+from parsim.search.space import shapes
+from parsim.search.survey import Row, survey
+
+__all__ = ["explored_of", "row_of", "run_explore", "run_survey"]
+
+_INFINITE = float("inf")
+
+
+def run_survey(text: str, mesh: tuple[int, ...]) -> list[Any]:
+    """The rows of a mesh."""
+    return [
+        [row.number, row.layouts, dict(row.removed), dict(row.says), row.feasible, _finite(row.floor_s), row.least_peak]
+        for row in survey(scope_of(text), Mesh(*mesh))
+    ]
+
+
+def row_of(values: list[Any]) -> Row:
+    """A row as `run_survey` answers it."""
+    number, layouts, removed, says, feasible, floor_s, least = values
+    peak = None if least is None else (float(least[0]), int(least[1]), int(least[2]))
+    return Row(number, layouts, removed, says, feasible, _INFINITE if floor_s is None else floor_s, peak)
+
+
+def run_explore(text: str, mesh: tuple[int, ...], number: int, cutoff_s: float | None, keep: int) -> list[Any]:
+    """What comes of a shape, by its number on its mesh."""
+    scope = scope_of(text)
+    shape = next(shape for at, shape in enumerate(shapes(scope, Mesh(*mesh))) if at == number)
+    found = explore(scope, shape, _INFINITE if cutoff_s is None else cutoff_s, keep)
+    return [[list(best) for best in found.best], found.vectors, found.played, found.inexact, _finite(found.bound_s)]
+
+
+def explored_of(values: list[Any]) -> Explored:
+    """As `run_explore` answers it."""
+    best, vectors, played, inexact, bound_s = values
+    return Explored(
+        tuple(Found(*one) for one in best), vectors, played, inexact, _INFINITE if bound_s is None else bound_s
+    )
+
+
+def _finite(seconds: float) -> float | None:
+    return None if seconds == _INFINITE else seconds

@@ -1,0 +1,185 @@
+"""Times: what the ops of a shape take, the messages between its stages, and the end of its step; over the grid.
+
+Put together from unit prices: seconds(stage, pass) = loop + sum over layers + ends, B = I + W.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from parsim.cost import RooflineCost
+from parsim.cost.constants import FITTED
+from parsim.cost.run_axes import axes_of
+from parsim.plan import Kind
+from parsim.schedules import get
+from parsim.search.grid import Floats, Grid, grid_of
+from parsim.search.layouts import run_on
+from parsim.search.networks import data_paths, message_links
+from parsim.search.shape import Mesh, Shape
+from parsim.search.stages import StageClass, stages_of
+from parsim.search.units import LOOP_S, Units, unit_key, units_of, whole_stage
+from parsim.spec import Run, Search
+
+__all__ = ["ZERO_SHARDS", "Times"]
+
+ZERO_SHARDS = 2
+"""From this ZeRO stage on, without a pipeline, collectives of parameters or gradients run inside the ops."""
+
+
+class Times:
+    """The times of one shape, all before the step's straggler factor. Each is priced when it is first asked for."""
+
+    def __init__(self, search: Search, shape: Shape) -> None:
+        self.search, self.shape = search, shape
+        self.grid = grid_of(search, shape.mesh)
+        self.stages = stages_of(search, shape)
+        self._ops: dict[tuple[int, Kind], Floats] = {}
+        self._hops: dict[tuple[int, int], Floats] = {}
+        self._ends: dict[int, tuple[Floats, Floats]] = {}
+
+    @cached_property
+    def straggler(self) -> float:
+        """What a whole step is stretched by."""
+        return self._cost(0, self.grid.of("precision")[0], False).straggler
+
+    @property
+    def scale(self) -> float:
+        """From seconds of the plan to those of a step with the search's own global batch."""
+        return self.straggler * self.search.batch.global_batch_size / self.shape.mesh.sequences
+
+    def op(self, number: int, kind: Kind) -> Floats:
+        """Seconds of an op of a stage of class `number`."""
+        if (number, kind) not in self._ops:
+            self._ops[number, kind] = self._op(number, kind)
+        return self._ops[number, kind]
+
+    def _op(self, number: int, kind: Kind) -> Floats:
+        if self._whole is not None:
+            return self._whole[kind]
+        if kind is Kind.B:
+            return self.op(number, Kind.I) + self.op(number, Kind.W)
+        return _composed(self._units, self.stages.classes[number], kind, self.grid)
+
+    @cached_property
+    def _units(self) -> Units:
+        return units_of(self.search, unit_key(self.search, self.shape.mesh, self.shape.micro_batch_size))
+
+    @cached_property
+    def _whole(self) -> Mapping[Kind, Floats] | None:
+        mesh = self.shape.mesh
+        if mesh.pp > 1 or max(self.grid.of("zero")) < ZERO_SHARDS:
+            return None
+        return _whole_stage(self.search, mesh, self.shape.micro_batch_size)
+
+    def hop(self, source: int, target: int) -> Floats:
+        """Delay of a message between two stages."""
+        rank_of = self.stages.placement.rank_of
+        ranks = rank_of[source], rank_of[target]
+        if ranks not in self._hops:
+            self._hops[ranks] = self._hop(*ranks)
+        return self._hops[ranks]
+
+    def _hop(self, source: int, target: int) -> Floats:
+        shape, points = self.grid.over("tp_comm", "precision", "pp_network")
+        found = np.zeros(shape)
+        if source == target:
+            return found
+        for index, switches in points:
+            links = message_links(self.search, self.shape.mesh, switches["pp_network"])
+            size = self._message_bytes[switches["precision"], switches["tp_comm"].startswith("sequence")]
+            found[index] = links.message_seconds(source, target, size)
+        return found
+
+    @cached_property
+    def _message_bytes(self) -> dict[tuple[str, bool], float]:
+        cuts = {comm.startswith("sequence") for comm in self.grid.of("tp_comm")}
+        return {
+            (precision, cut): _message_bytes(self._cost(0, precision, cut).run)
+            for precision in self.grid.of("precision")
+            for cut in cuts
+        }
+
+    def reduction(self, number: int) -> Floats:
+        """Seconds of REDUCE_GRAD of a stage of class `number`."""
+        return self._end(number)[0]
+
+    def step(self, number: int) -> Floats:
+        """Seconds of STEP."""
+        return self._end(number)[1]
+
+    def _end(self, number: int) -> tuple[Floats, Floats]:
+        if number not in self._ends:
+            self._ends[number] = self._end_of(number)
+        return self._ends[number]
+
+    def _end_of(self, number: int) -> tuple[Floats, Floats]:
+        """As cost.step_end.EndWork.end, for all points at once."""
+        mesh, grid = self.shape.mesh, self.grid
+        reduce, gather, once, optimizer = self._end_work(number)
+        on_rank = len(self.stages.placement.stages_of(self.stages.placement.rank_of[self.stages.example(number)]))
+        in_flight = min(mesh.pp, self.shape.microbatches)
+        forward, backward = self.op(number, Kind.F), self.op(number, Kind.B)
+        hidden_reduce = np.minimum(reduce, FITTED.dp_window * backward)
+        hidden_gather = np.minimum(gather, FITTED.dp_window * (forward * ((on_rank - 1) * in_flight + 1) / on_rank))
+        overlaps = grid.where("dp_overlap", True)
+        left = gather - hidden_gather + FITTED.dp_contention * (reduce + gather)
+        shown = np.where(overlaps, left, reduce + gather) + FITTED.fsdp_pipeline * once
+        return np.where(overlaps, reduce - hidden_reduce, 0.0), shown + optimizer
+
+    def _end_work(self, number: int) -> tuple[Floats, Floats, Floats, Floats]:
+        shape, points = self.grid.over("zero", "precision", "tp_network", "dp_network", "pp_network")
+        found = tuple(np.zeros(shape) for _ in range(4))
+        stage, costs = self.stages.example(number), dict[tuple[int, str], RooflineCost]()
+        for index, switches in points:
+            networks = switches["tp_network"], switches["dp_network"], switches["pp_network"]
+            paths = None if networks == ("usual",) * 3 else data_paths(self.search, self.shape.mesh, networks)
+            key = switches["zero"], switches["precision"]
+            if key not in costs:
+                costs[key] = self._cost(*key, False)
+            work = costs[key].end_work(stage, paths)
+            for column, seconds in zip(
+                found, (work.reduce_s, work.gather_s, work.once_s, work.optimizer_s), strict=True
+            ):
+                column[index] = seconds
+        return found  # type: ignore[return-value]
+
+    def _cost(self, zero: int, precision: str, cut: bool) -> RooflineCost:
+        return _roofline(self.search, self.shape, zero, precision, cut)
+
+    @property
+    def split_backward(self) -> bool:
+        """Whether the plan plays I and W apart."""
+        return self.shape.mesh.pp > 1 and get(self.shape.schedule).backward != "full"
+
+
+def _roofline(search: Search, shape: Shape, zero: int, precision: str, cut: bool) -> RooflineCost:
+    """A cost that prices messages and the end of a step on the stages of a shape."""
+    switches = {"zero": zero, "precision": precision, "tp_comm": "sequence_parallel" if cut else "all_reduce"}
+    run = run_on(search, shape.mesh, shape.micro_batch_size, switches, split=shape.layers)
+    return RooflineCost(run, stages_of(search, shape).placement)
+
+
+def _message_bytes(run: Run) -> float:
+    axes = axes_of(run)
+    return axes.pipeline.message(axes.sizes(run)).size_bytes
+
+
+@lru_cache(maxsize=4096)
+def _whole_stage(search: Search, mesh: Mesh, micro_batch_size: int) -> dict[Kind, Floats]:
+    return whole_stage(search, mesh, micro_batch_size)
+
+
+def _composed(units: Units, stage: StageClass, kind: Kind, grid: Grid) -> Floats:
+    """loop + layers + ends; what is recomputed differs along the recompute switch."""
+    seconds = np.full((1,) * len(grid.shape), LOOP_S[kind])
+    for layer, count in stage.layers:
+        if kind is not Kind.I:
+            seconds = seconds + count * units.layers[layer, kind]
+            continue
+        again = grid.along("recompute", [dict(counts).get(layer, 0) for counts in stage.again])
+        seconds = seconds + (count - again) * units.layers[layer, kind] + again * units.again[layer]
+    for name, held in (("embedding", stage.first), ("head", stage.last)):
+        if held:
+            seconds = seconds + units.ends[name, kind]
+    return seconds
