@@ -1,10 +1,10 @@
 """The segments of one layer, embedding or head in a pass: its work as kernels, what the axes owe between them."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from parsim.axes.axis import Comm
 from parsim.cost.attention import attention_flops, attention_seconds
@@ -24,6 +24,14 @@ _NOTICED_S = 1e-9
 _REMEMBERED = 512  # sublayouts
 
 
+class _Step(NamedTuple):
+    """A kernel, and the collectives that belong to its work."""
+
+    kernel: Kernel
+    comms: list[Comm] | None
+    which: Pass
+
+
 class LayerSegments:
     """Prices the work of a sublayout, each block and each kernel once; what `layers` has measured goes before the
     roofline.
@@ -34,7 +42,8 @@ class LayerSegments:
         self.played: dict[Block, Played] = {}
         """What is known of single blocks, alone on an empty pair of streams."""
         self._blocks: dict[tuple[object, ...], Block] = {}
-        self._kernels: dict[tuple[Work, Pass], tuple[float, float]] = {}
+        self._kernels: dict[tuple[tuple[Work, ...], Pass], tuple[Kernel, ...]] = {}
+        self._owed: dict[tuple[tuple[Work, ...], Pass], dict[str, list[Comm]]] = {}
         self._shapes: dict[Matmul, tuple[float, float, float]] = {}
 
     def forward(
@@ -44,7 +53,7 @@ class LayerSegments:
         collectives: what a partial recomputation plays again.
         """
         key = "F", work, matmul_share, comm_share, again
-        return self._known(key, lambda: self._forward(work, matmul_share, comm_share, again))
+        return self._known(key, lambda: self._forward(work, matmul_share, again), comm_share)
 
     def modules_again(self, work: tuple[Work, ...], modules: tuple[str, ...]) -> Block:
         """The block of what recomputed `modules` play again before the backward (but for the attention core, which
@@ -80,66 +89,65 @@ class LayerSegments:
                 self.played[longer] = replace(alone, seconds=extra + gpu)
         return self._blocks[key]
 
-    def _known(self, key: tuple[object, ...], segments: Callable[[], Iterable[Segment]]) -> Block:
+    def _known(self, key: tuple[object, ...], steps: Callable[[], Iterable[_Step]], comm_share: float = 1.0) -> Block:
         if key not in self._blocks:
-            self._blocks[key] = _block(segments())
+            self._blocks[key] = self._block(steps(), comm_share)
         return self._blocks[key]
 
-    def _forward(
-        self, work: tuple[Work, ...], matmul_share: float, comm_share: float, again: bool
-    ) -> Iterator[Segment]:
+    def _forward(self, work: tuple[Work, ...], matmul_share: float, again: bool) -> Iterator[_Step]:
         comms = self._comms(work, "F")
-        for item in work:
+        for item, kernel in zip(work, self._kernels_of(work, "F"), strict=True):
             share = 1.0 if isinstance(item, Elementwise) else matmul_share
-            yield from self._beside(item, comms, "F", share, again, comm_share)
+            yield _Step(_again(item, kernel, share) if again else _shortened(kernel, share), comms.get(item.name), "F")
 
-    def _modules_again(self, work: tuple[Work, ...], modules: tuple[str, ...]) -> Iterator[Segment]:
-        shares = {item: share for item in work if (share := self._share_again(item, modules))}
-        comms = self._comms(tuple(shares), "F")
-        for item, share in shares.items():
-            yield from self._beside(item, comms, "F", share, again=True)
+    def _modules_again(self, work: tuple[Work, ...], modules: tuple[str, ...]) -> Iterator[_Step]:
+        shares = [self._share_again(item, modules) for item in work]
+        comms = self._comms(tuple(item for item, share in zip(work, shares, strict=True) if share), "F")
+        for item, share, kernel in zip(work, shares, self._kernels_of(work, "F"), strict=True):
+            if share:
+                yield _Step(_again(item, kernel, share), comms.get(item.name), "F")
 
-    def _input_gradient(self, work: tuple[Work, ...], core_again: bool) -> Iterator[Segment]:
-        comms = self._comms(work, "I")
-        for item in reversed(work):
+    def _input_gradient(self, work: tuple[Work, ...], core_again: bool) -> Iterator[_Step]:
+        comms, kernels = self._comms(work, "I"), self._kernels_of(work, "I")
+        for at in reversed(range(len(work))):
+            item = work[at]
             if core_again and isinstance(item, AttentionCore):
-                yield from self._beside(item, self._comms(work, "F"), "F", again=True)
-            yield from self._beside(item, comms, "I")
+                again = _again(item, self._kernels_of(work, "F")[at], 1.0)
+                yield _Step(again, self._comms(work, "F").get(item.name), "F")
+            yield _Step(kernels[at], comms.get(item.name), "I")
 
-    def _weight_gradient(self, work: tuple[Work, ...]) -> Iterator[Segment]:
+    def _weight_gradient(self, work: tuple[Work, ...]) -> Iterator[_Step]:
         comms = self._comms(work, "W")
-        for item in reversed(work):
-            yield from self._beside(item, comms, "W")
+        for item, kernel in zip(reversed(work), reversed(self._kernels_of(work, "W")), strict=True):
+            yield _Step(kernel, comms.get(item.name), "W")
 
-    def _comms(self, work: tuple[Work, ...], which: Pass) -> Mapping[str, list[Comm]]:
+    def _comms(self, work: tuple[Work, ...], which: Pass) -> dict[str, list[Comm]]:
         """What the axes owe in a pass, by the work that it belongs to."""
-        axes, sizes, found = self._layout.axes, self._layout.sizes, dict[str, list[Comm]]()
-        for axis in axes:
-            for comm in axis.comms(work, axes.busiest(sizes) if axis is axes.expert_tensor else sizes, which):
-                found.setdefault(comm.at, []).append(comm)
-        return found
+        if (work, which) not in self._owed:
+            axes, sizes, found = self._layout.axes, self._layout.sizes, dict[str, list[Comm]]()
+            for axis in axes:
+                for comm in axis.comms(work, axes.busiest(sizes) if axis is axes.expert_tensor else sizes, which):
+                    found.setdefault(comm.at, []).append(comm)
+            self._owed[work, which] = found
+        return self._owed[work, which]
 
-    def _beside(
-        self,
-        item: Work,
-        comms: Mapping[str, list[Comm]],
-        which: Pass,
-        share: float = 1.0,
-        again: bool = False,
-        comm_share: float = 1.0,
-    ) -> Iterator[Segment]:
-        """The kernel of a piece of work in a pass, `share` of it, with its collectives where they belong: one that
-        overlaps is issued first.
+    def _block(self, steps: Iterable[_Step], comm_share: float) -> Block:
+        """The segments that last: each kernel with its collectives where they belong (one that overlaps is issued
+        first). Exchanges that other micro-batches' compute hides may run at any time: they go before all.
         """
-        after: list[Segment] = []
-        for comm in comms.get(item.name, ()):
-            collective = inner_collective(comm, which, self._layout, comm_share)
-            if comm.before or collective.overlaps:
-                yield collective
-            else:
-                after.append(collective)
-        yield self._kernel(item, which, share, again)
-        yield from after
+        segments: list[Segment] = []
+        for kernel, comms, which in steps:
+            after: list[Segment] = []
+            for comm in comms or ():
+                collective = inner_collective(comm, which, self._layout, comm_share)
+                if collective.seconds > 0:
+                    (segments if comm.before or collective.overlaps else after).append(collective)
+            if kernel.seconds > 0:
+                segments.append(kernel)
+            segments += after
+        if not self._layout.hides_exchanges:
+            return tuple(segments)
+        return tuple(sorted(segments, key=lambda s: not (isinstance(s, Collective) and s.axis == "ep" and s.overlaps)))
 
     def _share_again(self, item: Work, modules: tuple[str, ...]) -> float:
         """How much of a piece of work recomputed `modules` play again."""
@@ -156,23 +164,22 @@ class LayerSegments:
         is_named = "act" in modules or ("moe_act" in modules and item.module == "moe")
         return constants.activation_again if item.role == "activation" and is_named else 0.0
 
-    def _kernel(self, item: Work, which: Pass, share: float, again: bool) -> Kernel:
-        """A piece of work in a pass, `share` of it."""
-        if (item, which) not in self._kernels:
-            self._kernels[item, which] = self._seconds(item, which), self._flops(item, which)
-        seconds, flops = self._kernels[item, which]
-        if again:
-            return Kernel(f"{item.name}_again", share * seconds, "recompute", share * flops)
-        cause: KernelCause = "memory"
-        if not isinstance(item, Elementwise):
-            cause = "matmul" if isinstance(item, Matmul) else "attention"
-        return Kernel(f"{item.name}{_SUFFIXES[which]}", share * seconds, cause, share * flops)
+    def _kernels_of(self, work: tuple[Work, ...], which: Pass) -> tuple[Kernel, ...]:
+        """The kernel of every piece of work in a pass."""
+        if (work, which) not in self._kernels:
+            self._kernels[work, which] = tuple(self._kernel(item, which) for item in work)
+        return self._kernels[work, which]
 
-    def _flops(self, item: Work, which: Pass) -> float:
-        if isinstance(item, Elementwise) or (isinstance(item, AttentionCore) and which == "W"):
-            return 0.0
+    def _kernel(self, item: Work, which: Pass) -> Kernel:
+        seconds = self._seconds(item, which)
+        if isinstance(item, Elementwise):
+            return Kernel(f"{item.name}{_SUFFIXES[which]}", seconds, "memory")
+        cause: KernelCause = "matmul" if isinstance(item, Matmul) else "attention"
+        return Kernel(f"{item.name}{_SUFFIXES[which]}", seconds, cause, self._flops(item, which))
+
+    def _flops(self, item: Matmul | AttentionCore, which: Pass) -> float:
         if isinstance(item, AttentionCore):
-            return attention_flops(item, _direction(which), self._layout)
+            return 0.0 if which == "W" else attention_flops(item, _direction(which), self._layout)
         if not item.experts:
             return 2 * math.prod(self._shape(item))
         sizes = self._layout.axes.mean(self._layout.sizes)
@@ -235,8 +242,10 @@ def _direction(which: Pass) -> Literal["F", "B"]:
     return "F" if which == "F" else "B"
 
 
-def _block(segments: Iterable[Segment]) -> Block:
-    """The segments that last. Exchanges that other micro-batches' compute hides may run at any time: they go first."""
-    lasting = [segment for segment in segments if segment.seconds > 0]
-    free = [s for s in lasting if isinstance(s, Collective) and s.axis == "ep" and s.overlaps]
-    return (*free, *(segment for segment in lasting if segment not in free)) if free else tuple(lasting)
+def _shortened(kernel: Kernel, share: float) -> Kernel:
+    return kernel if share == 1.0 else kernel._replace(seconds=share * kernel.seconds, flops=share * kernel.flops)
+
+
+def _again(item: Work, kernel: Kernel, share: float) -> Kernel:
+    """`share` of a forward's kernel, played once more."""
+    return Kernel(f"{item.name}_again", share * kernel.seconds, "recompute", share * kernel.flops)

@@ -91,7 +91,7 @@ def play(blocks: Sequence[Block], known: dict[Block, Played] | None = None) -> P
         if played is None:
             played = known.get(block)
             if played is None:
-                played = known[block] = _in_turn(block) if all(map(_in_line, block)) else _play([block])
+                played = known[block] = _in_turn(block) or _play([block])
             here[id(block)] = played
         seconds += played.seconds
         for axis, value in played.exposed.items():
@@ -101,13 +101,17 @@ def play(blocks: Sequence[Block], known: dict[Block, Played] | None = None) -> P
     return Played(seconds, exposed, hidden)
 
 
-def _in_turn(block: Block) -> Played:
-    """A block in which nothing overlaps: one segment after the other."""
+def _in_turn(block: Block) -> Played | None:
+    """A block in which nothing overlaps, one segment after the other; None for another."""
+    seconds = 0.0
     exposed: dict[str, float] = {}
     for segment in block:
         if isinstance(segment, Collective):
+            if segment.overlaps:
+                return None
             exposed[segment.axis] = exposed.get(segment.axis, 0.0) + segment.seconds
-    return Played(sum(segment.seconds for segment in block), exposed)
+        seconds += segment.seconds
+    return Played(seconds, exposed)
 
 
 def play_pair(first: Sequence[Block], second: Sequence[Block]) -> Played:

@@ -5,7 +5,7 @@ given its `Sublayout` and no run, so that equal ones are priced once, whatever l
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from parsim.axes.dp import DataAxis
@@ -43,8 +43,9 @@ class Sublayout:
     software: Software
     precision: Precision
     axes: InnerAxes
-    lengths: tuple[tuple[Dim, float], ...]
-    """The dims on one rank."""
+    dims: tuple[Dim, ...]
+    lengths: tuple[float, ...]
+    """Of the dims, on one rank."""
     paths: InnerPaths
     rates: Rates
     layer_rates: Rates
@@ -66,7 +67,7 @@ class Sublayout:
     @cached_property
     def sizes(self) -> Sizes:
         """Lengths on one rank."""
-        return dict(self.lengths)
+        return dict(zip(self.dims, self.lengths, strict=True))
 
 
 class CutWeights(NamedTuple):
@@ -112,12 +113,13 @@ def sublayout_of(
 ) -> Sublayout:
     """The sublayout of a run whose rank has `sizes`; `paired`: of ops that share the streams with another's."""
     layer_rates, layout = layer_rates_of(run, constants), run.layout
-    return Sublayout(
+    found = Sublayout(
         model=run.model,
         software=run.software,
         precision=layout.precision,
         axes=axes.inner,
-        lengths=tuple(sizes.items()),
+        dims=tuple(sizes),
+        lengths=tuple(sizes.values()),
         paths=_paths(run, axes, links),
         rates=rates_of(run, constants),
         layer_rates=layer_rates,
@@ -126,6 +128,13 @@ def sublayout_of(
         hides_exchanges=axes.expert is not None
         and (paired or (run.software.ep_overlap and layout.schedule not in _PAIRED)),
     )
+    return _only(found)
+
+
+@lru_cache(maxsize=512)
+def _only(layout: Sublayout) -> Sublayout:
+    """The first that was equal: one object for all that share it."""
+    return layout
 
 
 def _paths(run: Run, axes: RunAxes, links: RunLinks) -> InnerPaths:

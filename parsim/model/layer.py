@@ -45,6 +45,9 @@ class LayerKind(NamedTuple):
     window: bool = False
 
 
+_PLAIN = LayerKind()
+
+
 class Matmul(NamedTuple):
     """Activations [rows, inner] times a weight [inner, cols]; rows are the tokens (batch times seq).
 
@@ -101,7 +104,7 @@ def layer_kind(model: ModelSpec, layer: int) -> LayerKind:
 def layer_kinds(model: ModelSpec) -> tuple[LayerKind, ...]:
     """The kinds of all its layers, in order."""
     if model.moe is None and model.sliding_window is None:
-        return (LayerKind(),) * model.layers
+        return (_PLAIN,) * model.layers
     return tuple(layer_kind(model, layer) for layer in range(model.layers))
 
 
