@@ -12,7 +12,15 @@ from typing import Any, Literal, NamedTuple, TypeGuard
 from parsim.errors import ScheduleError, SpecError
 from parsim.plan.op import Op, parse_op
 
-__all__ = ["COMPUTE_STREAM", "MemorySample", "Span", "Timeline", "timeline_document", "timeline_from_document"]
+__all__ = [
+    "COMPUTE_STREAM",
+    "MemorySample",
+    "Span",
+    "Timeline",
+    "span_document",
+    "timeline_document",
+    "timeline_from_document",
+]
 
 SCHEMA_VERSION = "1.0"
 COMPUTE_STREAM = "compute"
@@ -80,11 +88,16 @@ def timeline_document(timeline: Timeline) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "source": timeline.source,
         "ranks": timeline.ranks,
-        "spans": [{**span._asdict(), "op": str(span.op), "detail": dict(span.detail)} for span in timeline.spans],
+        "spans": [span_document(span) for span in timeline.spans],
         "memory": [{**sample._asdict(), "bytes": dict(sample.bytes)} for sample in timeline.memory],
         "run": dict(timeline.run),
         "evidence": dict(timeline.evidence),
     }
+
+
+def span_document(span: Span) -> dict[str, Any]:
+    """A span as plain JSON values."""
+    return {**span._asdict(), "op": str(span.op), "detail": dict(span.detail)}
 
 
 def timeline_from_document(document: object) -> Timeline:

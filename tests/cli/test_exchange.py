@@ -8,6 +8,7 @@ import pytest
 
 from parsim.exchange import SOURCES, TARGETS
 from parsim.spec import load_run
+from parsim.timeline import timeline_from_document
 from tests.cli.conftest import Cli
 
 Refused = Callable[[Sequence[object]], str]
@@ -90,3 +91,20 @@ def test_refusals_are_one_line(refused: Refused, arguments: Sequence[object], sa
     Path("train.sh").write_text(f"torchrun --nproc-per-node 1 pretrain_gpt.py {MEGATRON} --micro-batch-size 1\n")
     Path("bytes.sh").write_bytes(b"\xff\xfe\x00--num-layers")
     assert says in refused(arguments)
+
+
+def test_a_profilers_trace_becomes_a_timeline_that_compare_reads(cli: Cli) -> None:
+    events = [
+        {"ph": "X", "cat": "user_annotation", "name": f"PP:0{kind}0", "ts": start, "dur": 50, "tid": 1}
+        for kind, start in (("F", 0), ("B", 60))
+    ]
+    events += [
+        {"ph": "X", "cat": "cpu_op", "name": f"aten::mm é{n}", "ts": 10 * n, "dur": 8, "tid": 1} for n in range(9)
+    ]
+    Path("trace.json").write_text(json.dumps({"traceEvents": events}))
+    code, out, err = cli("import", "--from", "kineto", "trace.json", "--out", "measured.json")
+    assert (code, out) == (0, ""), err
+    document = json.loads(Path("measured.json").read_text())
+    assert [span["op"] for span in document["spans"] if span["stream"] == "compute"] == ["0F0", "0B0"]
+    assert timeline_from_document(document).makespan_s == pytest.approx(110e-6)
+    assert cli("compare", "measured.json", "measured.json").code == 0

@@ -1,4 +1,4 @@
-"""What the ranks of the profiler's test do: little training steps with collectives and messages, under torch.profiler."""
+"""What the ranks of the profiler's test do: training steps with collectives and messages, under torch.profiler."""
 
 from collections import Counter
 from pathlib import Path
