@@ -49,6 +49,8 @@ class Habits:
     """Receive buffers of a pipeline: one for each direction, or for every micro-batch."""
     keeps_output: bool = False
     """A stage's output lives until its backward, not only until it is sent."""
+    splits_head: bool = True
+    """The head's weight gradient waits for W as all others do, and keeps the gradient of the logits until then."""
     kernels: Literal["gpu", "cpu"] = "gpu"
     """Whose habits norms, masks and attention have (`ledger.kernels`)."""
     by_op: bool = False
@@ -71,7 +73,9 @@ PRESETS: Mapping[str, tuple[tuple[str, Habits], ...]] = {
     "megatron-2021": (("", _LOCAL),),
     "megatron-2022": (("", _LOCAL),),
     "megatron-2023": (("", replace(_LOCAL, step_bytes=0)),),  # fp32 gradient buffers
-    "zero-bubble-megatron": (("", _LOCAL),),
+    # Peaks under their automatic schedules are the same for 24 and for 64 micro-batches, of which the last rank keeps
+    # more and more for W: no logits can be among that.
+    "zero-bubble-megatron": (("", replace(_LOCAL, splits_head=False)),),
     "torchtitan": (
         ("", _TITAN),
         ("2025-03", replace(_TITAN, step_bytes=0, unverified=("month of the fused AdamW",))),

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parsim.memory import memory_of
 from parsim.memory.ledger import layer_ops, layer_units, tokens_of
 from parsim.memory.ledger.layer import OP_OF_WEIGHT
 from parsim.model.layer import LayerKind
 from parsim.model.weights import layer_weights, model_weights, mtp_weights
+from parsim.schedules import build
 from parsim.spec import Run, load_model
 from parsim.spec.catalogue import names
 from tests.memory.runs import TINY, TINY_EXPERTS, TINY_LATENT, make
@@ -178,3 +180,12 @@ def test_nothing_is_negative_and_weight_gradients_need_no_more(
         for entry in layer_ops(run, tokens_of(run), kind):
             assert min(entry.saved, entry.kept, entry.forward, entry.backward, entry.weight) >= 0, entry
             assert entry.weight <= entry.backward, entry
+
+
+def test_a_head_that_is_not_split_keeps_no_logits_for_its_weights() -> None:
+    """The zero-bubble authors' Megatron makes the head's weight gradient with the input's."""
+    kept = {}
+    for framework in ("megatron-core", "zero-bubble-megatron"):
+        run = make(TINY, {"pp": 2}, software={"framework": framework, "loss": "megatron"})
+        kept[framework] = memory_of(run, build("zb-h1", 2, 8))[1].holding.stages[1].kept
+    assert kept["megatron-core"] - kept["zero-bubble-megatron"] == 2 * S * H + 2 * S * 1024
