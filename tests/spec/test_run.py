@@ -338,3 +338,30 @@ def test_a_copy_with_plain_mappings_and_lists_is_hashable() -> None:
     slower = gpu.model_copy(update={"flops_per_s": {name: rate / 2 for name, rate in gpu.flops_per_s.items()}})
     assert hash(slower) != hash(gpu)
     assert hash(slower.model_copy(update={"flops_per_s": dict(gpu.flops_per_s)})) == hash(gpu)
+
+
+def test_a_hash_is_of_the_value_and_of_one_process_alone() -> None:
+    run = load_run("llama3-70b-64")
+    other = run.layout.model_copy(update={"micro_batch_size": run.layout.micro_batch_size + 1})
+    assert hash(run.layout) != hash(other)
+    assert run.layout != other
+    assert hash(other.model_copy(update={"micro_batch_size": run.layout.micro_batch_size})) == hash(run.layout)
+    assert b"_known_hash" not in pickle.dumps(run.layout)
+    gpu = run.cluster.node.gpu
+    assert gpu.model_copy(update={"evidence": {}}) != gpu  # the hash may leave evidence out, the comparison may not
+
+
+def test_runs_that_name_a_bundled_cluster_share_its_parts() -> None:
+    clusters = [
+        run_from_document(
+            {
+                "model": "llama3-8b",
+                "cluster": "dgx-h100",
+                "layout": {"mesh": {"dp": dp}},
+                "batch": {"sequence_length": 2048, "global_batch_size": dp},
+            }
+        ).cluster
+        for dp in (8, 16)
+    ]
+    assert [cluster.nodes for cluster in clusters] == [1, 2]
+    assert clusters[0].node is clusters[1].node
