@@ -190,7 +190,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_fp64_has_measured_costs_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tiny("layout.precision=fp64")
-    with pytest.raises(LayoutError, match="fp64: no matmul efficiency for it on local-cpu; fp32"):
+    with pytest.raises(LayoutError, match=r"layout\.precision fp64: local-cpu multiplies fp32"):
         simulate(run)
     result = simulate(run, cost=priced(COST, run))
     assert result.mfu is None
@@ -207,7 +207,7 @@ def test_fp64_has_measured_costs_alone(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_memory_that_is_not_known_is_said_by_name() -> None:
-    run = tiny("model.mtp_layers=1")
+    run = tiny("layout.offload={activations: true}")
     result = simulate(run, cost=priced(COST, run))
     assert result.fits is None
-    assert any("model.mtp_layers" in warning and "memory ledger" in warning for warning in result.warnings)
+    assert any("layout.offload" in warning and "memory ledger" in warning for warning in result.warnings)

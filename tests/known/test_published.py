@@ -105,8 +105,8 @@ def test_a_record_becomes_a_run_field_by_field(modules: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("record", "change", "path", "value"),
     [
-        ("sc21-t1-1.7b", {"layout__offload": 3}, "layout.offload.activation_layers", 3),
-        ("sc21-t1-1.7b", {"layout__offload": ["core_attn"]}, "layout.offload.modules", ("core_attn",)),
+        ("zb-t4-1.5b-zb-2p-m24", {"layout__offload": 3}, "layout.offload.activation_layers", 3),
+        ("zb-t4-1.5b-zb-2p-m24", {"layout__offload": ["core_attn"]}, "layout.offload.modules", ("core_attn",)),
         ("sc21-t1-1.7b", {"network__nics_per_node": 4}, "cluster.node.nic_bytes_per_s", 50e9),
         ("sc21-t1-1.7b", {"network__fabric": "efa"}, "cluster.fabric.kind", "efa"),
         ("sc21-t1-1.7b", {"gpu": "h100-80g-sxm", "model__sliding_window": 128}, "model.sliding_window_every", 2),
