@@ -7,7 +7,7 @@ from pydantic import Field
 from parsim.spec.base import ByName, Count, Name, Spec
 from parsim.spec.evidence import EvidenceMap
 from parsim.spec.gpu import GpuSpec
-from parsim.spec.quantity import BytesPerSecond, Seconds
+from parsim.spec.quantity import Bytes, BytesPerSecond, Seconds
 
 __all__ = ["NodeSpec"]
 
@@ -28,6 +28,10 @@ class NodeSpec(Spec):
     """One hop between nodes, as a collective sees it."""
     nvlink_latency_s: Seconds
     """One hop between GPUs of an NVLink domain, as a collective sees it."""
+    host_memory_bytes: Bytes | None = None
+    """The node's own memory; None: not known."""
+    host_memory_bytes_per_s: BytesPerSecond | None = None
+    """What all of its channels read or write together; None: not known."""
     evidence: EvidenceMap = Field(default_factory=dict, validate_default=True)
 
     @property
