@@ -138,7 +138,9 @@ class StepResult:
     @cached_property
     def memory_summary(self) -> MemorySummary | None:
         """The memory of all ranks against what a GPU has; None where memory is not modelled."""
-        return MemorySummary(self.memory, self.gpu_memory_bytes) if self.memory else None
+        node = self.run.cluster.node
+        host = node.host_memory_bytes, min(node.gpus, self.run.ranks)
+        return MemorySummary(self.memory, self.gpu_memory_bytes, *host) if self.memory else None
 
     @property
     def peak_memory_bytes(self) -> float | None:

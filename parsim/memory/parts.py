@@ -6,6 +6,7 @@ from functools import cached_property
 from itertools import groupby
 
 from parsim.memory.gathered import Passing, passing
+from parsim.memory.host import moved_bytes, moved_units
 from parsim.memory.ledger.ends import embedding, head, mtp_projection, stage_output, stage_start
 from parsim.memory.ledger.entry import Block, Entry, Unit
 from parsim.memory.ledger.kernels import is_cpu
@@ -87,11 +88,16 @@ class Parts:
             weights += embedding_weights(model)[:1]
         return held_of(self.run, weights)
 
-    def activations(self, part: int, recomputed: int) -> StageActivations:
-        """One part's bytes for a micro-batch, with its first `recomputed` layers recomputed in full."""
-        return scan(tuple(self.blocks(part, recomputed)))
+    def activations(self, part: int, recomputed: int, moved: int = 0) -> StageActivations:
+        """One part's bytes for a micro-batch, with its first `recomputed` layers recomputed in full and what the first
+        `moved` save on the host.
+        """
+        found = scan(tuple(self.blocks(part, recomputed, moved)))
+        if not 0 < moved == self.layers[part]:
+            return found
+        return replace(found, window=moved_bytes(self.run, self.kinds(part)[moved - 1]))
 
-    def blocks(self, part: int, recomputed: int) -> Iterator[Block]:
+    def blocks(self, part: int, recomputed: int, moved: int = 0) -> Iterator[Block]:
         """The blocks of one part in forward order."""
         run, at, model = self.run, self.at, self.model
         if part == 0:
@@ -101,10 +107,11 @@ class Parts:
             yield Block((Unit((start,)),))
         kinds = self.kinds(part)[: self.layers[part]]
         marked = [
-            (kind if is_cpu(run) else _without_window(kind), index < recomputed) for index, kind in enumerate(kinds)
+            (kind if is_cpu(run) else _without_window(kind), index < recomputed, index < moved)
+            for index, kind in enumerate(kinds)
         ]
-        for (kind, again), same in groupby(marked):
-            yield from self._layers(kind, again, len(list(same)))
+        for (kind, again, away), same in groupby(marked):
+            yield from self._layers(kind, again, away, len(list(same)))
         if part == self.last:
             weights = head_weights(model) if not model.tied_embeddings else embedding_weights(model)[:1]
             for index in range(model.mtp_layers):
@@ -113,11 +120,15 @@ class Parts:
         elif habits_of(run.software).keeps_output:
             yield Block((Unit((stage_output(at),)),))
 
-    def _layers(self, kind: LayerKind, again: bool, count: int) -> Iterator[Block]:
-        """Layers alike: each a block of its own, or groups that are recomputed together from one input."""
+    def _layers(self, kind: LayerKind, again: bool, away: bool, count: int) -> Iterator[Block]:
+        """Layers alike: each a block of its own, or groups that are recomputed together from one input; `away`: what
+        they save is on the host until their backward.
+        """
         model, recompute = self.model, self.run.layout.recompute
         number = model.layers if kind.experts else 0
         units = layer_units(self.run, self.at, kind)
+        if away:
+            units = moved_units(self.run, self.at, units)
         if self._lazy:
             weights = gradient_bytes_of(self.run, layer_weights(model, number))
             units = tuple(replace(unit, entries=with_gradients(unit.entries, weights)) for unit in units)

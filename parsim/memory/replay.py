@@ -8,7 +8,7 @@ that are allocated by the first update, gradients by the first backward.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -72,6 +72,8 @@ class Holding:
     gradients: str = "buffer"
     lost_bytes: float = 0.0
     """Freed blocks that nothing else fits into: reserved, not allocated."""
+    host: Mapping[str, float] = field(default_factory=dict)
+    """States in the node's memory, by name: none of them in `items`."""
 
     @property
     def persistent(self) -> dict[str, float]:
@@ -134,6 +136,17 @@ class RankMemory:
     def reserved_bytes(self) -> float:
         """What PyTorch's allocator would have reserved at the peak, on a GPU without limit."""
         return reserved_bytes(self.peak_bytes, self.holding.lost_bytes)
+
+    @cached_property
+    def host(self) -> dict[str, float]:
+        """Bytes in the node's memory by name: states, and the most of activations that wait there at once."""
+        waiting = most = 0.0
+        for moment in self.moments:
+            for stage, kind, _ in moment.slot.ops:
+                if kind in (Kind.F, Kind.B, Kind.I):
+                    waiting += self.holding.stages[stage].moved * (1 if kind is Kind.F else -1)
+            most = max(most, waiting)
+        return {**self.holding.host, **({"activations": most} if most else {})}
 
     @property
     def peaks_of_steps(self) -> tuple[float, ...]:

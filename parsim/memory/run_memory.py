@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from parsim.errors import LayoutError
 from parsim.memory.buffers import framework_buffers
 from parsim.memory.gathered import gathered_bytes
+from parsim.memory.host import moved_layers, states_on_host, weights_on_host
 from parsim.memory.ledger.ends import lost_bytes
 from parsim.memory.ledger.entry import total
 from parsim.memory.ledger.layer import layer_ops
@@ -22,19 +22,19 @@ from parsim.spec import Run
 
 __all__ = ["holding_of", "holdings_of", "memory_of", "weight_share"]
 
+_LAYERS_AT_ONCE = 2  # of weights that live on the host: the running one's and the next one's
+
 
 def memory_of(run: Run, plan: Plan) -> tuple[RankMemory, ...]:
     """What each pipeline rank of `run` holds while it plays `plan`.
 
-    Raises LayoutError for what the ledger does not know (offload): no number is better than a wrong one.
+    Raises LayoutError for what the ledger does not know: no number is better than a wrong one.
     """
     return tuple(map(replay, holdings_of(run, plan.placement), plan.orders))
 
 
 def holdings_of(run: Run, placement: Placement) -> tuple[Holding, ...]:
     """What lies on each pipeline rank, and its stages' bytes for a micro-batch, whatever the order of ops."""
-    if run.layout.offload is not None:
-        raise LayoutError("layout.offload: activations on the host are not in the memory ledger yet; none would do")
     parts = Parts(run, run.layers_of_parts(placement.parts))
     activations = cache(parts.activations)
     found = []
@@ -42,8 +42,9 @@ def holdings_of(run: Run, placement: Placement) -> tuple[Holding, ...]:
         stages = placement.stages_of(rank)
         own = [placement.part_of[stage] for stage in stages]
         recomputed = run.layout.recompute.layers_of([parts.layers[part] for part in own])
+        moved = moved_layers(run, parts.layers, own)
         by_stage: dict[int, StageActivations] = {
-            stage: activations(part, count) for stage, part, count in zip(stages, own, recomputed, strict=True)
+            stage: activations(*which) for stage, *which in zip(stages, own, recomputed, moved, strict=True)
         }
         found.append(holding_of(parts, rank, own, by_stage))
     return tuple(found)
@@ -52,15 +53,29 @@ def holdings_of(run: Run, placement: Placement) -> tuple[Holding, ...]:
 def holding_of(parts: Parts, rank: int, own: Sequence[int], by_stage: Mapping[int, StageActivations]) -> Holding:
     """What lies on a pipeline rank that holds the parts `own`, one for each of its stages."""
     run, layers = parts.run, parts.layers_held(own)
-    held = sum(layers, parts.ends_held(own))
-    update = update_bytes(run, held, max(layers, key=lambda each: each.whole, default=Held()))
-    items = tuple(item for item in _items(parts, own, held, layers) if item.size)
-    lost = lost_bytes(run, parts.at, parts.model.vocab) if parts.last in own else 0.0
-    return Holding(rank, items, by_stage, update, habits_of(run.software).gradients, lost)
+    ends = parts.ends_held(own)
+    held, largest = sum(layers, ends), max(layers, key=lambda each: each.whole, default=Held())
+    updated, fetched = states_on_host(run), weights_on_host(run)
+    resident = ends + largest.times(min(_LAYERS_AT_ONCE, len(layers))) if fetched else held
+    copies = 2 * max((stage.window for stage in by_stage.values()), default=0.0)  # one leaves, one comes
+    items = (*_items(parts, own, held, layers, resident), Item("communication", "activations on their way", copies))
+    states = state_bytes(run, held)["optimizer"] if updated else 0.0
+    weights = state_bytes(run, sum(layers, Held()))["parameters"] if fetched else 0.0
+    return Holding(
+        rank,
+        tuple(item for item in items if item.size),
+        by_stage,
+        0.0 if updated else update_bytes(run, held, largest),
+        habits_of(run.software).gradients,
+        lost_bytes(run, parts.at, parts.model.vocab) if parts.last in own else 0.0,
+        {name: size for name, size in (("optimizer states", states), ("weights of layers", weights)) if size},
+    )
 
 
-def _items(parts: Parts, own: Sequence[int], held: Held, layers: Sequence[Held]) -> Sequence[Item]:
-    """What a rank that holds the parts `own` (a part twice if two of its stages share the rank) has all the time."""
+def _items(parts: Parts, own: Sequence[int], held: Held, layers: Sequence[Held], resident: Held) -> Sequence[Item]:
+    """What a rank that holds the parts `own` (a part twice if two of its stages share the rank) has all the time; of
+    its weights those of `resident` on the device.
+    """
     run = parts.run
     habits = habits_of(run.software)
     states = state_bytes(run, held)
@@ -69,10 +84,10 @@ def _items(parts: Parts, own: Sequence[int], held: Held, layers: Sequence[Held])
     predicts = bool(run.model.mtp_layers) and parts.last in own
     buffers, gathered = framework_buffers(run, held, kinds, receives, predicts), gathered_bytes(run, held, layers)
     return [
-        Item("parameters", "parameters", states["parameters"]),
-        Item("parameters", "low-precision copies", quantised_copy_bytes(run, held)),
+        Item("parameters", "parameters", state_bytes(run, resident)["parameters"]),
+        Item("parameters", "low-precision copies", quantised_copy_bytes(run, resident)),
         Item("gradients", "gradients", states["gradients"] if habits.gradients == "buffer" else 0.0),
-        Item("optimizer", "optimizer states", states["optimizer"], lazy=habits.lazy_states),
+        Item("optimizer", "optimizer states", 0.0 if states_on_host(run) else states["optimizer"], habits.lazy_states),
         *(Item(category, name, size) for (category, name), size in buffers.items()),
         *(Item(category, name, size, passes=True) for (category, name), size in gathered.items()),
     ]

@@ -48,6 +48,11 @@ class StageActivations:
     first_backward: Reach = NOTHING
     first_weight: Reach = NOTHING
     saved_by_op: Mapping[str, float] = field(default_factory=dict, compare=False)
+    moved: float = 0.0
+    """Bytes on the host from F to B (or I); none of them are in `saved`."""
+    window: float = 0.0
+    """Of these what may still be on the device beside the next op, and again beside the one before the backward: the
+    last layer's."""
 
     @property
     def numbers(self) -> tuple[float, ...]:
@@ -72,6 +77,7 @@ def scan(blocks: Sequence[Block]) -> StageActivations:
         walk.first,
         first_weight,
         _by_op(blocks),
+        sum(block.count * block.moved for block in blocks),
     )
 
 
@@ -80,18 +86,18 @@ def _outermost(count: int) -> tuple[int, ...]:
 
 
 def _forward(blocks: Sequence[Block]) -> tuple[float, Reach]:
-    live, top = 0.0, NOTHING
+    live, top, leaving = 0.0, NOTHING, 0.0  # of the layer before: on its way to the host
     for block in blocks:
         each = sum(unit.saved for unit in block.units)
         for at in _outermost(block.count):
-            base = live + at * each
+            base = live + at * each + (block.moved if at else leaving)
             for unit in block.units:
                 inside = base + (unit.input or 0.0)
                 for entry in unit.entries:
                     inside += entry.saved
                     top = top.higher(inside + entry.forward, entry, entry.saved + entry.forward)
-                base += unit.saved
-        live += block.count * each
+                base += unit.saved + unit.moved
+        live, leaving = live + block.count * each, block.moved
     return live, top
 
 
@@ -105,6 +111,8 @@ class _Walk:
     full: Reach = NOTHING
     split: Reach = NOTHING
     first: Reach = NOTHING
+    coming: float = 0.0
+    """Of the next layer: on its way from the host."""
 
     def through(self, unit: Unit) -> None:
         """One unit's ops in reverse."""
@@ -112,7 +120,7 @@ class _Walk:
             self.live += total(unit.entries)  # recomputed now, all of it
         for entry in reversed(unit.entries):
             own = entry.saved + entry.backward
-            top = self.live + entry.backward
+            top = self.live + self.coming + entry.backward
             self.full = self.full.higher(top, entry, own)
             self.split = self.split.higher(top + self.kept, entry, own)
             # A gradient that the op has just made as a tensor of its own becomes the weight's: it counts once.
@@ -131,9 +139,11 @@ class _Walk:
 
 def _backward(blocks: Sequence[Block], saved: float) -> _Walk:
     walk = _Walk(saved)
-    for block in reversed(blocks):
+    for number, block in reversed(list(enumerate(blocks))):
         inner = block.count - len(_outermost(block.count))
-        for _ in _outermost(block.count):
+        for at in reversed(_outermost(block.count)):
+            walk.live += block.moved  # there again
+            walk.coming = block.moved if at else blocks[number - 1].moved if number else 0.0
             for unit in reversed(block.units):
                 walk.through(unit)
             walk.skip(block.units, inner)
@@ -172,7 +182,7 @@ def _saved(blocks: Sequence[Block]) -> Iterator[tuple[str, float]]:
     for block in blocks:
         for unit in block.units:
             if unit.input is not None:
-                yield "inputs of what is recomputed", block.count * unit.input
+                yield "inputs of what is recomputed", block.count * unit.saved
                 continue
             for entry in unit.entries:
-                yield entry.name, block.count * entry.saved
+                yield entry.name, block.count * (entry.saved - entry.moved)

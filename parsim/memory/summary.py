@@ -22,6 +22,7 @@ def definitions() -> dict[str, str]:
         "peak_device_bytes": f"device: reserved and about {context} of context and NCCL outside the allocator "
         "(nvidia-smi)",
         "fits": f"allocated and {context} are no more than the GPU has",
+        "host_memory_bytes_per_node": "what a node's ranks keep in its memory, all like the rank that keeps most",
     }
 
 
@@ -31,6 +32,14 @@ class MemorySummary:
 
     ranks: Sequence[RankMemory]
     capacity: float
+    host_capacity: float | None = None
+    """Bytes of a node's memory; None: nobody said."""
+    ranks_of_node: int = 1
+
+    @property
+    def host(self) -> float:
+        """The most that the ranks of a node keep in its memory: those of one that keeps most."""
+        return self.ranks_of_node * max(sum(rank.host.values()) for rank in self.ranks)
 
     @property
     def worst(self) -> RankMemory:
@@ -69,16 +78,26 @@ class MemorySummary:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader must know, a line each."""
-        worst, has = self.worst, f"the GPU has {_gib(self.capacity)}"
+        worst, has, host = self.worst, f"the GPU has {_gib(self.capacity)}", self._host_warnings
         if not self.fits:
             needs = f"rank {worst.rank} needs {_gib(self.allocated)} and about {_gib(CONTEXT_BYTES)} of context"
-            return (f"does not fit: {needs}, {has}; peak: {peak_text(worst)}",)
+            return (f"does not fit: {needs}, {has}; peak: {peak_text(worst)}", *host)
         if self.is_capped:
             return (
                 f"tight: rank {worst.rank} allocates {_gib(self.allocated)} of {_gib(self.capacity)}; "
                 "runs this close to the limit are published 12-25 % slower than their neighbours",
+                *host,
             )
-        return ()
+        return host
+
+    @property
+    def _host_warnings(self) -> tuple[str, ...]:
+        if not self.host or (self.host_capacity is not None and self.host <= self.host_capacity):
+            return ()
+        needs = f"the {self.ranks_of_node} ranks of a node keep {_gib(self.host)} in its memory"
+        if self.host_capacity is None:
+            return (f"{needs}; what it has is not known: cluster.node.host_memory_bytes would say",)
+        return (f"does not fit on the host: {needs}, which has {_gib(self.host_capacity)}",)
 
     def document(self) -> dict[str, Any]:
         """The run's figures as JSON; which memory each is says `definitions`."""
@@ -90,6 +109,7 @@ class MemorySummary:
             "gpu_memory_bytes": self.capacity,
             "fits": self.fits,
             "memory_margin_bytes": self.margin,
+            "host_memory_bytes_per_node": self.host,
             "memory_definitions": definitions(),
         }
 
@@ -107,6 +127,7 @@ class MemorySummary:
             "peak_reserved_bytes": limited_bytes(memory.peak_bytes, memory.reserved_bytes, self.capacity),
             "peak_device_bytes": device_bytes(memory.peak_bytes, memory.reserved_bytes, self.capacity),
             "memory_by_category": memory.at_peak(),
+            **({"host_memory_bytes": sum(memory.host.values()), "host_memory": memory.host} if memory.host else {}),
         }
 
     def ledger_document(self, rank: int | None = None) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from parsim.errors import LayoutError
 from parsim.memory import memory_of, memory_samples
 from parsim.metrics import activation_peaks
 from parsim.plan import COMPUTE, Kind
@@ -189,10 +188,3 @@ def test_samples_follow_the_recording() -> None:
         times = [sample.t_s for sample in samples]
         assert times == sorted(times)
         assert max(sum(sample.bytes.values()) for sample in samples) == pytest.approx(memory.peak_bytes)
-
-
-def test_what_the_ledger_does_not_know_is_refused() -> None:
-    run = make(TINY, {"dp": 8}, m=8, layout={"offload": {"activations": True}})
-    with pytest.raises(LayoutError) as caught:
-        memory_of(run, build("1f1b", 1, 8))
-    assert "\n" not in str(caught.value)

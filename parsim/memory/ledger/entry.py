@@ -17,7 +17,8 @@ class Entry:
     gradient; temporary bytes while its `forward`, `backward` or `weight` gradient alone runs, on top of what is saved.
 
     `tensor` names the largest of its tensors. `gradient` are the bytes of its weights' gradients, where they come into
-    being in the backward; 0 where they were there before.
+    being in the backward; 0 where they were there before. `moved` is what of the saved bytes is on the host between
+    the layer's forward and its backward.
     """
 
     name: str
@@ -28,19 +29,30 @@ class Entry:
     weight: float = 0.0
     tensor: str = "activations"
     gradient: float = 0.0
+    moved: float = 0.0
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Ops in forward order. With an `input` (bytes) they save nothing but that, and are recomputed in the backward."""
+    """Ops in forward order. With an `input` (bytes) they save nothing but that, and are recomputed in the backward;
+    `moves_input`: it is on the host in between.
+    """
 
     entries: tuple[Entry, ...]
     input: float | None = None
+    moves_input: bool = False
 
     @property
     def saved(self) -> float:
-        """Bytes from the unit's forward to its backward."""
-        return total(self.entries) if self.input is None else self.input
+        """Bytes on the device from the unit's forward to its backward."""
+        return (total(self.entries) if self.input is None else self.input) - self.moved
+
+    @property
+    def moved(self) -> float:
+        """Bytes on the host in between."""
+        if self.input is not None:
+            return self.input if self.moves_input else 0.0
+        return sum(entry.moved for entry in self.entries)
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,11 @@ class Block:
 
     units: tuple[Unit, ...]
     count: int = 1
+
+    @property
+    def moved(self) -> float:
+        """Bytes on the host of each time."""
+        return sum(unit.moved for unit in self.units)
 
 
 def total(entries: Iterable[Entry]) -> float:
