@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from parsim.cost import Cost
 from parsim.errors import LayoutError, ScheduleError
-from parsim.plan import COMPUTE, Placement, Plan, add_gradient_reduction, add_optimizer_step, check
+from parsim.plan import COMPUTE, Placement, Plan, add_gradient_reduction, add_offload, add_optimizer_step, check
 from parsim.schedules import build, get
 from parsim.spec import Run
 
@@ -40,6 +40,10 @@ def plan_of(run: Run, plan: Plan | None = None, timing: Callable[[Placement], Co
                 f"({batch}dp {layout.mesh.dp})); a global batch of "
                 f"{plan.microbatches * layout.micro_batch_size * layout.mesh.dp} would do"
             )
+    if layout.offload is not None and layout.offload.moves_activations:
+        from parsim.memory.host import stages_that_move
+
+        plan = add_offload(plan, stages_that_move(run, plan.placement))
     return add_optimizer_step(add_gradient_reduction(plan))
 
 

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "axes": BASE | {"spec", "model"},
     "network": BASE | {"files", "spec", "axes"},
     "timeline": BASE | {"plan"},
-    "cost": BASE | {"spec", "model", "axes", "network", "plan", "timeline"},
+    "cost": BASE | {"spec", "model", "axes", "network", "plan", "timeline", "memory"},
     "memory": BASE | {"spec", "model", "axes", "plan", "timeline"},
     "sim": BASE | {"plan", "cost", "network", "memory", "timeline"},
     "metrics": BASE | {"spec", "model", "plan", "memory", "timeline"},

@@ -315,5 +315,5 @@ def test_ugly_runs_have_finite_numbers(run: dict[str, Any], engine: Any) -> None
 
 
 def test_what_cannot_be_priced_is_refused() -> None:
-    with pytest.raises(LayoutError, match=r"layout\.offload"):
-        simulate(make_run(mesh={"tp": 8}, offload={"activations": True}))
+    with pytest.raises(LayoutError, match=r"software\.optimizer muon: .* would do"):
+        simulate(make_run(mesh={"tp": 8}, offload={"optimizer": True}, software={"optimizer": "muon"}))

@@ -148,7 +148,7 @@ def played(run: Run) -> tuple[Plan, Program]:
     """The run's plan, compiled; runs that differ in nothing that a plan depends on share it."""
     layout = run.layout
     shape = (layout.schedule, layout.mesh.pp, run.microbatches, layout.stages_per_rank, layout.group_size)
-    key = (run,) if get(layout.schedule).timed else shape
+    key = (run,) if get(layout.schedule).timed or layout.offload is not None else shape
     if key not in _PLANS:
         if len(_PLANS) >= _MOST_PLANS:
             _PLANS.pop(next(iter(_PLANS)))

@@ -293,7 +293,7 @@ def _cluster(facts: Facts) -> dict[str, Any]:
             "nvlink_domain": domain,
             "nics": nics,
             "nic_bytes_per_s": gbps * 1e9 / 8 * gpus / nics,
-            **_latencies(facts.gpu),
+            **_others(facts.gpu),
             "evidence": {"all": stated},
         },
         "fabric": {
@@ -306,10 +306,11 @@ def _cluster(facts: Facts) -> dict[str, Any]:
 
 
 @cache
-def _latencies(gpu: str) -> dict[str, Any]:
-    """Of the first bundled node that has the GPU."""
+def _others(gpu: str) -> dict[str, Any]:
+    """Latencies and host memory of the first bundled node that has the GPU."""
+    fields = ("nic_latency_s", "nvlink_latency_s", "host_memory_bytes", "host_memory_bytes_per_s")
     for name in catalogue.names("nodes"):
         node = catalogue.document("nodes", name)
         if node["gpu"] == gpu:
-            return {field: node[field] for field in ("nic_latency_s", "nvlink_latency_s")}
+            return {field: node[field] for field in fields if field in node}
     raise SpecError(f"gpu {gpu}: no bundled node has it; {catalogue.unknown('gpus', gpu)}")

@@ -103,6 +103,10 @@ class Constants:
     tensor_unit_collectives: int = 12  # per layer, when every tensor is gathered alone (DeepSpeed of 2021)
     tensor_unit_rate: float = 0.453
 
+    # Copies to and from the host. Assumed.
+    host_link: float = 0.85  # share of the link's rate in one direction: large copies from pinned memory
+    host_memory: float = 0.8  # share of the host memory's rate that streams sustain
+
     # The end of a step.
     optimizer_bytes: float = 30.0  # read and written per parameter of a rank's share, by Adam with fp32 states
     optimizer_overhead: float = 1.26
@@ -124,6 +128,8 @@ ASSUMED = frozenset(
         "activation_again",
         "ep_contention",
         "pair_contention",
+        "host_link",
+        "host_memory",
     }
 )
 """What was not fitted: facts of the kernels, and what no published run tells apart."""

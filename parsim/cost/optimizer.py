@@ -15,7 +15,7 @@ from parsim.cost.rates import Rates
 from parsim.model.dims import Dim, Sizes, length
 from parsim.model.layer import Matmul, Work
 
-__all__ = ["newton_schulz_flops", "optimizer_seconds"]
+__all__ = ["newton_schulz_flops", "optimizer_seconds", "update_traffic_bytes"]
 
 _ITERATIONS = 5
 _TRAFFIC = {"adam": 30 / 30, "lamb": 42 / 30, "momentum": 22 / 30, "sgd": 14 / 30, "muon": 22 / 30}  # of Adam's
@@ -25,9 +25,14 @@ def optimizer_seconds(
     optimizer: str, parameters: float, orthogonalised_flops: float, rates: Rates, constants: Constants
 ) -> float:
     """Seconds of updating `parameters`, the share of one rank, of which Muon multiplies for so many FLOP."""
-    traffic = constants.optimizer_overhead * constants.optimizer_bytes * _TRAFFIC[optimizer] * parameters
+    traffic = constants.optimizer_overhead * update_traffic_bytes(optimizer, constants) * parameters
     matmuls = orthogonalised_flops if optimizer == "muon" else 0.0
     return traffic / rates.memory_bytes_per_s + matmuls / (rates.peak_flops_per_s * rates.matmul)
+
+
+def update_traffic_bytes(optimizer: str, constants: Constants) -> float:
+    """Bytes read and written per parameter that is updated."""
+    return constants.optimizer_bytes * _TRAFFIC[optimizer]
 
 
 def newton_schulz_flops(work: tuple[Work, ...], sizes: Sizes, experts: bool) -> float:

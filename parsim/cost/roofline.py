@@ -15,6 +15,7 @@ from parsim.cost.constants import ASSUMED, FITTED, Constants
 from parsim.cost.layer_segments import LayerSegments
 from parsim.cost.layer_table import KernelShape, LayerLookup, LayerTable
 from parsim.cost.links import DataPaths, RunLinks, links_of
+from parsim.cost.offload import HostCopies, host_copies_of
 from parsim.cost.priceable import check_priceable
 from parsim.cost.rates import Rates, rates_of
 from parsim.cost.run_axes import RunAxes, axes_of
@@ -24,6 +25,7 @@ from parsim.cost.stage_prices import StagePrices, stage_prices
 from parsim.cost.step_end import EndWork, Holding, StepEnd, end_work, straggler_factor
 from parsim.cost.sublayout import stage_layout_of, sublayout_of
 from parsim.errors import ScheduleError
+from parsim.memory.host import moved_layers
 from parsim.model.dims import Sizes
 from parsim.model.layer import layer_kinds
 from parsim.model.routing import routing_notes
@@ -58,8 +60,8 @@ class RooflineCost:
     # The Cost protocol
 
     def seconds(self, slot: Slot) -> float:
-        """How long the slot occupies its stream: compute ops, REDUCE_GRAD, STEP. Messages take no stream time here:
-        their delay is `hop_seconds`.
+        """How long the slot occupies its stream: compute ops, REDUCE_GRAD, STEP, copies. Messages take no stream time
+        here: their delay is `hop_seconds`.
         """
         return self._slot(slot).seconds
 
@@ -71,6 +73,19 @@ class RooflineCost:
             self._played[ranks] = 0.0 if ranks[0] == ranks[1] else self._links.message_seconds(*ranks, size)
         delay: float = self._played[ranks]
         return delay
+
+    def lag_seconds(self, copy: Op, slot: Slot | None) -> float:
+        """How a copy to or from the host stands to a slot beside it: see cost.offload."""
+        part, moved, copies = self._parts[copy.stage], self._moved[copy.stage], self._copies
+        if copies is None or not moved:
+            return 0.0
+        if slot is None:
+            return -copies.window_seconds(part, moved)
+        slot_s = self.seconds(slot)
+        if copy.kind is Kind.OFFLOAD:
+            return copies.out_lag(part, moved, slot_s)
+        back = next(op.kind for op in slot.ops if op.stage == copy.stage and op.kind is not Kind.F)
+        return copies.in_lag(part, moved, back, slot_s)
 
     # What else can be asked
 
@@ -219,15 +234,40 @@ class RooflineCost:
         if kinds & {Kind.REDUCE_GRAD, Kind.STEP}:
             return self._end(slot.first)
         if not kinds <= COMPUTE:
-            return Played(0.0, {})
+            return Played(self._copy_seconds(slot.first), {})
         ops = [(self._parts[op.stage], op.kind) for op in slot.ops]
-        return self._stages.played(*ops[0]) if slot.second is None else self._paired_stages.played_pair(*ops)
+        alone = self._stages.played(*ops[0]) if slot.second is None else self._paired_stages.played_pair(*ops)
+        return alone if self._copies is None else self._copies.beside(alone, ops)
+
+    @cached_property
+    def _copies(self) -> HostCopies | None:
+        return host_copies_of(self.run, self.constants, lambda: self._stages)
+
+    @cached_property
+    def _moved(self) -> Mapping[int, int]:
+        """Layers of each stage whose activations leave for the host."""
+        counts, part_of = self.run.layers_of_parts(self.placement.parts), self.placement.part_of
+        found: dict[int, int] = {}
+        for stages in self._stages_of_rank.values():
+            moved = moved_layers(self.run, counts, [part_of[stage] for stage in stages])
+            found.update(zip(stages, moved, strict=True))
+        return found
+
+    def _copy_seconds(self, copy: Op) -> float:
+        """How long an OFFLOAD or RELOAD keeps its stream busy; other ops take no stream."""
+        part, moved = self._parts[copy.stage], self._moved[copy.stage]
+        if self._copies is None or copy.kind not in (Kind.OFFLOAD, Kind.RELOAD):
+            return 0.0
+        leaves = copy.kind is Kind.OFFLOAD
+        return self._copies.out_seconds(part, moved) if leaves else self._copies.in_seconds(part, moved)
 
     def _end(self, op: Op) -> Played:
         end = self._step_end(op.stage)
         if op.kind is Kind.REDUCE_GRAD:
             return Played(end.reduce_grad_s, {"dp": end.reduce_grad_s}, {"dp": end.hidden_reduction_s})
         shown = {"dp": end.data_parallel_s, "optimizer": end.optimizer_s}
+        if end.copies_s:
+            shown["offload"] = end.copies_s
         return Played(end.step_s, shown, {"dp": end.hidden_gather_s})
 
     def _step_end(self, stage: int) -> StepEnd:

@@ -17,12 +17,14 @@ A run may state its buckets (PyTorch DDP: a first one of 1 MiB, then 25 MiB). Th
 of the last layer first, and each waits for those before it: what shows is how long after the backward the last one
 ends. A single bucket has nothing to hide behind, many small ones pay their latency many times.
 
+Optimizer states on the host are updated there: see offload.
+
 Experts are reduced over the ranks that hold the same ones, everything else over dp and cp.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -30,8 +32,10 @@ from parsim.axes.axis import Comm
 from parsim.axes.dp import DataAxis
 from parsim.cost.constants import Constants
 from parsim.cost.links import DataPaths
+from parsim.cost.offload import HostUpdate, host_update
 from parsim.cost.optimizer import optimizer_seconds
 from parsim.cost.rates import Rates
+from parsim.memory.host import states_on_host
 from parsim.network.price import Path, collective_seconds
 from parsim.spec import Run
 
@@ -49,11 +53,13 @@ class StepEnd:
     optimizer_s: float
     hidden_reduction_s: float = 0.0
     hidden_gather_s: float = 0.0
+    copies_s: float = 0.0
+    """Copies to and from the host that the update does not hide."""
 
     @property
     def step_s(self) -> float:
         """How long STEP lasts."""
-        return self.data_parallel_s + self.optimizer_s
+        return self.data_parallel_s + self.optimizer_s + self.copies_s
 
 
 def straggler_factor(gpus: int, constants: Constants) -> float:
@@ -93,11 +99,15 @@ class EndWork:
     constants: Constants
     buckets: tuple["Bucket", ...] = ()
     """Of the reduction, by when they are ready; where none are stated, gradients are ready as they are reduced."""
+    copies_s: float = 0.0
 
     def end(self, overlap: bool, window_s: tuple[float, float]) -> StepEnd:
         """The end of a step. `window_s`: what can hide a reduction (the stage's own backward), and a gather (its
         forwards in the first micro-batches).
         """
+        return replace(self._on_device(overlap, window_s), copies_s=self.copies_s)
+
+    def _on_device(self, overlap: bool, window_s: tuple[float, float]) -> StepEnd:
         constants = self.constants
         once, optimizer = self.once_s, self.optimizer_s
         if once:
@@ -115,10 +125,11 @@ class EndWork:
 def end_work(run: Run, holdings: Sequence[Holding], stages_on_rank: int, rates: Rates, constants: Constants) -> EndWork:
     """The work of a stage that holds `holdings`: everyone's weights, and those of its experts."""
     optimizer = constants.step_s / stages_on_rank
-    once = reduce = gather = 0.0
+    once = reduce = gather = copies = 0.0
     buckets: list[Bucket] = []
     for held in holdings:
-        optimizer += _optimizer(run, held, rates, constants)
+        update = _update(run, held, rates, constants)
+        optimizer, copies = optimizer + update.optimizer_s, copies + update.copies_s
         if run.layout.zero_stage == 3:
             once += _once(run, held)
         else:
@@ -126,17 +137,20 @@ def end_work(run: Run, holdings: Sequence[Holding], stages_on_rank: int, rates: 
             reduce += sum(bucket.seconds for bucket in own) if own else _reduce(run, held, constants)
             gather += _gather(run, held, constants)
             buckets += own
-    return EndWork(reduce, gather, once, optimizer, constants, tuple(sorted(buckets)))
+    return EndWork(reduce, gather, once, optimizer, constants, tuple(sorted(buckets)), copies)
 
 
-def _optimizer(run: Run, held: Holding, rates: Rates, constants: Constants) -> float:
+def _update(run: Run, held: Holding, rates: Rates, constants: Constants) -> HostUpdate:
     zero, parameters = run.layout.zero_stage, held.parameters
     shard = held.paths.inside.ranks if zero else 1
     kept = parameters / shard if zero >= 2 else parameters
-    updated = optimizer_seconds(
-        run.software.optimizer, parameters / shard, held.orthogonalised_flops / shard, rates, constants
-    )
-    return updated + held.axis.gradient_bytes * kept / rates.memory_bytes_per_s
+    norm = held.axis.gradient_bytes * kept / rates.memory_bytes_per_s
+    host = host_update(run, parameters / shard, held.axis.gradient_bytes, constants)
+    if not states_on_host(run):
+        flops = held.orthogonalised_flops / shard
+        updated = optimizer_seconds(run.software.optimizer, parameters / shard, flops, rates, constants)
+        return HostUpdate(updated + norm, host.copies_s)
+    return HostUpdate(host.optimizer_s + norm, host.copies_s)
 
 
 def _once(run: Run, held: Holding) -> float:

@@ -3,6 +3,7 @@
     inside ops      collectives that ran while kernels did (tp, cp, ep, and gathers of cut parameters: dp)
     dp              of the gradient reduction what the backward of its own stage hides, and while it goes on whatever
                     else the rank computes; of the gather of updated parameters what the next forwards hide
+    offload         copies to and from the host while the rank computes
     pp              messages that were under way while the rank that waits for them computed
 
 What shows of the same stands in the waterfall: of messages it is part of the idle time, "pipeline". Where times were
@@ -26,7 +27,7 @@ _AXES = ("tp", "cp", "ep", "dp", "pp")
 
 def hidden_of(plan: Plan, cost: StepCost, timeline: Timeline) -> tuple[Mapping[str, float], ...]:
     """Hidden seconds by axis of each pipeline rank in a recording."""
-    compute, collective = timeline.by_rank(), timeline.by_rank("collective")
+    compute, collective, copies = (timeline.by_rank(stream) for stream in ("compute", "collective", "copy"))
     ended = {span.op: span.end_s for spans in compute for span in spans}
     found: list[dict[str, float]] = []
     for rank, order in enumerate(plan.orders):
@@ -41,6 +42,9 @@ def hidden_of(plan: Plan, cost: StepCost, timeline: Timeline) -> tuple[Mapping[s
                 sent = ended[source]
                 messages.append((sent, sent + cost.hop_seconds(source.stage, op.stage) * cost.straggler))
         hidden["pp"] += _worked(compute[rank], messages)
+        if copies[rank]:
+            moved = _worked(compute[rank], [(span.start_s, span.end_s) for span in copies[rank]])
+            hidden["offload"] = hidden.get("offload", 0.0) + moved
         found.append(hidden)
     return tuple(found)
 

@@ -4,9 +4,11 @@
          - the half of the scores that a flash kernel skips          causal_skip, below zero; MFU counts the full square
          + what kernels take beyond that at peak                     matmul, attention, memory, host, recompute
          + what communication shows                                  tp, cp, ep, expert_tp, dp
+         + copies to and from the host that nothing hides            offload
          + idle time, the optimizer, and the stretch of large jobs   pipeline, optimizer, straggler
 
-Waiting for gradients before STEP is "dp"; all other idle time of the compute stream is "pipeline". Collectives of a
+Waiting for gradients before STEP is "dp", for a copy when all else is there "offload"; all other idle time of the
+compute stream is "pipeline". Collectives of a
 recomputed layer count as communication. Noise stretches what an op consists of alike; where what is inside ops was
 played on shared links, what meeting others there adds is "contention". Where times were measured nobody
 knows their kernels: all that ops take beyond the ideal is "kernels". A GPU without a peak in the run's precision has no
@@ -43,6 +45,7 @@ CAUSES = {
     "ep": "expert-parallel communication that nothing hides",
     "expert_tp": "tensor-parallel communication of the experts that nothing hides",
     "dp": "data-parallel communication that nothing hides, and waiting for it",
+    "offload": "copies to and from the host that nothing hides",
     "contention": "collectives and messages that meet on shared links",
     "pipeline": "idle: waiting for other stages",
     "optimizer": "the optimizer and the end of the step",
@@ -53,6 +56,7 @@ CAUSES = {
 EXPOSED = ("pipeline", "tp", "cp", "ep", "dp", "optimizer", "straggler")
 """Causes that every result names; those of other axes follow where there are some."""
 
+_BESIDE = frozenset({Kind.REDUCE_GRAD, Kind.OFFLOAD, Kind.RELOAD})  # on streams of their own
 _KERNELS = ("kernels", "matmul", "attention", "memory", "host", "recompute")
 
 
@@ -162,13 +166,15 @@ class _Book:
         """Seconds by cause; `spans` are those of the rank's compute stream."""
         cost, found = self._cost, dict[str, float]()
         lasted = {span.op: span.end_s - span.start_s for span in spans}
+        details, copying = {span.op: span.detail for span in spans}, 0.0
 
         def add(cause: str, seconds: float) -> None:
             found[cause] = found.get(cause, 0.0) + seconds
 
         for slot in self._plan.orders[rank]:
-            if slot.first.kind is Kind.REDUCE_GRAD:
+            if slot.first.kind in _BESIDE:
                 continue
+            copying += details[slot.first].get("copy_wait_s", 0.0) / cost.straggler
             told = self._told(slot)
             clean, factor = told.lasts_s, 1.0
             if self._contended:
@@ -179,7 +185,9 @@ class _Book:
                 add(cause, seconds * factor)
         waiting = sum(span.waiting_s for span in spans if span.op.kind is Kind.STEP) / cost.straggler
         add("dp", waiting)
-        add("pipeline", (step_s - busy_seconds(spans)) / cost.straggler - waiting)
+        if copying:
+            add("offload", copying)
+        add("pipeline", (step_s - busy_seconds(spans)) / cost.straggler - waiting - copying)
         add("straggler", step_s - step_s / cost.straggler)
         for cause, seconds in self._ideal(rank):
             add(cause, seconds)

@@ -8,10 +8,14 @@ it has ended, and at the end of the slot before its backward it has no more than
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from parsim.plan.op import Kind, Op, Slot
+from parsim.sim.played import Played
+from parsim.sim.prices import Floats, row_delays
 from parsim.sim.program import COMPUTE, COPY_IN, COPY_OUT, Index, Lag
 
-__all__ = ["copy_inputs"]
+__all__ = ["copy_inputs", "copy_waits"]
 
 _Input = tuple[int, int, Lag | None]
 
@@ -64,3 +68,16 @@ def _any_microbatch(slot: Slot) -> Slot:
     """The slot as it stands for all that are alike."""
     first, second = slot
     return Slot(first._replace(mb=0), None if second is None else second._replace(mb=0))
+
+
+def copy_waits(played: Played, lane: int = 0) -> Floats:
+    """Seconds that each row of the compute streams waits for copies alone, when all else it needs is there, [n]."""
+    program, ends = played.program, played.ends[:, lane]
+    copies = np.append(False, np.isin(program.stream, (COPY_OUT, COPY_IN)))
+    if not copies.any():
+        return np.zeros(program.rows)
+    without = ends[program.prev]
+    for dep, delay in zip(program.dep, row_delays(program, played.prices, lane), strict=True):
+        np.maximum(without, np.where(copies[dep], 0.0, ends[dep] + delay), out=without)
+    waits: Floats = np.where(program.stream == COMPUTE, played.starts(lane)[1:] - without, 0.0)
+    return waits

@@ -20,7 +20,8 @@ LATENT = ModelSpec(**MODEL, mla=MlaSpec(kv_rank=512, nope_dim=128, rope_dim=64, 
 BROKEN: dict[str, dict[str, Any]] = {
     "layout.zero_group": {"model": EXPERTS, "mesh": {"dp": 4}, "ep": 2, "zero": 1, "zero_group": 2},
     "layout.sequence_parallel": {"model": EXPERTS, "mesh": {"tp": 2}},
-    "layout.offload": {"offload": Offload(activations=True)},
+    "software.optimizer": {"offload": Offload(optimizer=True), "software": {"optimizer": "muon"}},
+    "cluster.node.host_memory_bytes_per_s": {"offload": Offload(optimizer=True)},
     "software.throttled": {"gpu": "b200-180g-sxm", "software": {"throttled": False}},
 }
 
