@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from parsim.comparison import compare as compare
     from parsim.errors import ParsimError as ParsimError
     from parsim.plan import Plan as Plan
+    from parsim.search.planner import search as search
     from parsim.simulation import simulate as simulate
     from parsim.spec import Run as Run
     from parsim.spec import load_run as load
+    from parsim.spec import load_search as load_search
     from parsim.step_result import StepResult as StepResult
     from parsim.timeline import Timeline as Timeline
 
@@ -30,10 +32,24 @@ _HOMES = {
     "Timeline": ("parsim.timeline", "Timeline"),
     "compare": ("parsim.comparison", "compare"),
     "load": ("parsim.spec", "load_run"),
+    "load_search": ("parsim.spec", "load_search"),
+    "search": ("parsim.search", "search"),
     "simulate": ("parsim.simulation", "simulate"),
 }
 
-__all__ = ["ParsimError", "Plan", "Run", "StepResult", "Timeline", "__version__", "compare", "load", "simulate"]
+__all__ = [
+    "ParsimError",
+    "Plan",
+    "Run",
+    "StepResult",
+    "Timeline",
+    "__version__",
+    "compare",
+    "load",
+    "load_search",
+    "search",
+    "simulate",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -123,6 +123,24 @@ def _runs() -> list[Row]:
     ]
 
 
+def _searches() -> list[Row]:
+    from parsim.search.space import size_of
+    from parsim.spec import catalogue, load_search
+
+    return [
+        {
+            "name": name,
+            "model": search.model.name,
+            "gpus": [nodes * search.cluster.node.gpus for nodes in search.sizes],
+            "gpu": search.cluster.node.gpu.name,
+            "layouts": size_of(search),
+            "objective": list(search.objective),
+        }
+        for name in catalogue.names("searches")
+        for search in (load_search(name),)
+    ]
+
+
 def _number(value: float) -> str:
     return f"{value:.5g}"
 
@@ -180,6 +198,17 @@ _KINDS = {
             "layers": ("layers", str),
             "hidden": ("hidden", str),
             "kind": ("kind", str),
+        },
+    ),
+    "searches": _Kind(
+        _searches,
+        {
+            "name": ("name", str),
+            "model": ("model", str),
+            "gpus": ("GPUs", lambda counts: ", ".join(f"{count:,}" for count in counts)),
+            "gpu": ("GPU", str),
+            "layouts": ("layouts", _count),
+            "objective": ("objective", ", ".join),
         },
     ),
     "runs": _Kind(

@@ -9,6 +9,7 @@ from parsim.cli.exchange import export, import_
 from parsim.cli.options import Html, Json, Layers, Png, Trace
 from parsim.cli.ramp import ramp
 from parsim.cli.scaling import scaling
+from parsim.cli.search import search
 from parsim.cli.starting import check, init
 
 __all__ = ["app"]
@@ -182,6 +183,7 @@ def simulate(
     )
 
 
+app.command()(search)
 app.command()(scaling)
 app.command()(ramp)
 
@@ -305,7 +307,7 @@ def compare(
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(metavar="schedules|gpus|clusters|models|runs", help="What to list.")],
+    what: Annotated[str, typer.Argument(metavar="schedules|gpus|clusters|models|runs|searches", help="What to list.")],
     json: Json = None,
 ) -> None:
     """List what parsim knows by name."""

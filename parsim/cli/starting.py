@@ -27,11 +27,17 @@ def init(
 
 def check(
     target: Annotated[
-        str | None, typer.Argument(metavar="RUN|PLAN", help="A run (YAML or name) or a plan (CSV or JSON).")
+        str | None,
+        typer.Argument(metavar="RUN|SEARCH|PLAN", help="A run, a search (YAML or name), or a plan (CSV or JSON)."),
     ] = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a run file.")] = False,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema", help="Print the JSON schema of a run file (`check search --schema`: of a search file)."
+        ),
+    ] = False,
 ) -> None:
-    """Say what is wrong with a run or a plan.
+    """Say what is wrong with a run, a search or a plan.
 
     Nothing is simulated. A sound run also lists what it assumes.
     """

@@ -112,11 +112,11 @@ def _split(layers: int, pp: int) -> str | None:
 def check_command(target: str | None, schema: bool) -> None:
     """Say that a run or a plan is sound, or what is wrong with it."""
     from parsim.run_plan import plan_of
-    from parsim.spec import Run, load_run
+    from parsim.spec import Run, Search, load_run
     from parsim.spec.split import layers_of_parts
 
     if schema:
-        print(json.dumps(Run.model_json_schema(), indent=1))
+        print(json.dumps((Search if target == "search" else Run).model_json_schema(), indent=1))
         return
     if target is None:
         raise SpecError("name a run (YAML or bundled) or a plan (CSV or JSON), or give --schema")
@@ -128,6 +128,9 @@ def check_command(target: str | None, schema: bool) -> None:
             f"{target}: sound; {placement.ranks} pipeline ranks, {placement.stages} stages, "
             f"{plan.microbatches} micro-batches, {sum(map(len, plan.orders))} slots"
         )
+        return
+    if _is_search(target):
+        _check_search(target)
         return
     run = load_run(target)
     plan = plan_of(run)
@@ -141,3 +144,27 @@ def check_command(target: str | None, schema: bool) -> None:
         print(f"it cannot be simulated yet: {error}")
     if run.assumed:
         print(f"{len(run.assumed)} defaults that the run does not state: {', '.join(run.assumed)}")
+
+
+def _is_search(target: str) -> bool:
+    """Whether a name or a file is a search: a file that names a space and no layout."""
+    from parsim.spec import catalogue
+    from parsim.spec.yaml_reader import read_document
+
+    path = Path(target)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        document = read_document(path, "run")
+        return "layout" not in document and bool({"space", "objective", "round_batch"} & set(document))
+    return target in catalogue.names("searches") and target not in catalogue.names("runs")
+
+
+def _check_search(target: str) -> None:
+    """Say that a search is sound and how large its space is."""
+    from parsim.search.planner import check_search
+    from parsim.search.space import size_of
+    from parsim.spec import load_search
+
+    search = load_search(target)
+    check_search(search)
+    gpus = ", ".join(f"{nodes * search.cluster.node.gpus:,}" for nodes in search.sizes)
+    print(f"{target}: sound; {search.model.name} on {gpus} GPUs, {size_of(search):,} layouts")

@@ -20,7 +20,7 @@ from parsim.search.result import SearchResult
 from parsim.search.scope import scope_of
 from parsim.spec import Search
 
-__all__ = ["search"]
+__all__ = ["check_search", "search"]
 
 _FORMAT = "search 1"  # of journals: changes with what tasks answer
 
@@ -49,7 +49,7 @@ def search(
     """
     if top < 1:
         raise SpecError(f"top {top}: at least 1")
-    _check(what)
+    check_search(what)
     started, cpu = time.monotonic(), time.process_time()
     text = json.dumps(what.document())
     scope = scope_of(text)
@@ -81,7 +81,8 @@ def search(
     return SearchResult(scope, tuple(found), tuple(best), top, info)
 
 
-def _check(what: Search) -> None:
+def check_search(what: Search) -> None:
+    """SpecError for what the planner cannot do."""
     for name in what.space.schedule:
         if get(name).timed:
             raise SpecError(

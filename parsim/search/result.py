@@ -1,7 +1,7 @@
 """SearchResult: what a search found, and the document that `parsim search --json` prints of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,9 @@ from parsim.search.finalists import Contended, run_of_entry, switches_of
 from parsim.search.reasons import choices, rejected
 from parsim.search.scope import Scope
 from parsim.search.survey import limit_of
+from parsim.simulation import simulate
+from parsim.spec import Run
+from parsim.step_result import StepResult
 
 __all__ = ["SearchResult"]
 
@@ -28,6 +31,7 @@ class SearchResult:
     contended: tuple[Contended | None, ...]
     top_count: int
     info: Mapping[str, Any]
+    _simulated: dict[Run, StepResult] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def space(self) -> int:
@@ -208,7 +212,30 @@ class SearchResult:
             document["notes"] = notes
         if run:
             document["run"] = found.document()
+            if not unsaid:
+                document |= self._explained(found)
         return document
+
+    def _explained(self, run: Run) -> dict[str, Any]:
+        """What binds a layout: the seconds of each cause, and its slowest stage."""
+        result = self.simulated(run)
+        return {
+            "waterfall": result.waterfall.document(),
+            "slowest_stage": result.slowest_stage.text,
+            "mfu": result.mfu,
+            "peak_rank": max(result.memory, key=lambda rank: rank.peak_bytes).rank if result.memory else None,
+        }
+
+    def simulated(self, run: Run) -> StepResult:
+        """A layout as `parsim simulate` plays it."""
+        if run not in self._simulated:
+            self._simulated[run] = simulate(run)
+        return self._simulated[run]
+
+    def plans(self, count: int) -> list[tuple[Entry, StepResult]]:
+        """The first layouts of the list that a run can say, played."""
+        found = [(entry, *run_of_entry(self.scope, entry)) for entry in self.top[:count]]
+        return [(entry, self.simulated(run)) for entry, run, unsaid in found if not unsaid]
 
     @property
     def assumptions(self) -> list[str]:

@@ -10,11 +10,12 @@ from functools import lru_cache
 
 from parsim.errors import LayoutError
 from parsim.schedules import get
+from parsim.search.grid import grid_of
 from parsim.search.shape import Mesh, Shape
 from parsim.spec import Search
 from parsim.spec.split import layers_of_parts
 
-__all__ = ["divisors", "meshes", "shapes"]
+__all__ = ["divisors", "meshes", "pipelines", "shapes", "size_of"]
 
 
 @lru_cache(maxsize=4096)
@@ -93,3 +94,12 @@ def pipelines(search: Search, pp: int) -> tuple[tuple[str, int, str | tuple[int,
                     known.add(counts)
                     found.append((name, stages, split, counts))
     return tuple(found)
+
+
+def size_of(search: Search) -> int:
+    """Layouts of the space, legal or not."""
+    return sum(
+        int(grid_of(search, mesh).combinations.sum()) * sum(1 for _ in shapes(search, mesh))
+        for nodes in search.sizes
+        for mesh in meshes(search, nodes)
+    )
