@@ -114,14 +114,25 @@ def read_cost(path: Path, run: "Run", plan: Plan | None = None) -> StepCost:
 def read_layers(path: Path) -> LayerTable:
     """The layer table in a user's file, or that of a profiler's trace. ParsimError that names the file."""
     from parsim.cost import layer_table_from_document
-    from parsim.cost.profiler_trace import is_trace, layer_table_from_trace
+    from parsim.cost.profiler_trace import layer_table_from_trace
+    from parsim.exchange.kineto.events import TraceEvents
 
-    text = read_text(path, "layer table")
     try:
-        document = parse_json_text(text)
-        return layer_table_from_trace(document) if is_trace(document) else layer_table_from_document(document)
+        if _is_trace(path):
+            return layer_table_from_trace(TraceEvents(path))
+        return layer_table_from_document(parse_json_text(read_text(path, "layer table")))
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from None
+
+
+def _is_trace(path: Path) -> bool:
+    """Whether a file begins as a profiler's trace does; a compressed one is none other."""
+    try:
+        with path.open("rb") as stream:
+            begun = stream.read(2**20)
+    except OSError:
+        return False  # what is wrong with the file is told by who reads it
+    return begun.startswith(b"\x1f\x8b") or b'"traceEvents"' in begun
 
 
 def _slow_ranks(items: tuple[str, ...]) -> dict[int, float]:

@@ -10,15 +10,15 @@ the roofline's: every framework cuts them differently.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, Protocol
 
 from parsim.cost.layer_table import LayerTable, layer_table_from_document
 from parsim.errors import SpecError
 from parsim.spec import catalogue, load_gpu
 
-__all__ = ["is_trace", "layer_table_from_trace"]
+__all__ = ["RecordedEvents", "layer_table_from_trace"]
 
 _DTYPES = {
     "c10::BFloat16": "bf16",
@@ -58,25 +58,20 @@ _MATMULS = {"aten::mm": 0, "aten::addmm": 1, "aten::_scaled_mm": 0, "aten::_grou
 Row = tuple[tuple[str, Any], ...]
 
 
-def is_trace(document: object) -> TypeGuard[Mapping[str, Any]]:
-    """Whether plain JSON values are a Chrome trace."""
-    return isinstance(document, dict) and "traceEvents" in document
+class RecordedEvents(Protocol):
+    """The events of a trace, one after the other; `header` holds what stands before them, once they have begun."""
+
+    header: Mapping[str, Any]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
 
 
-def layer_table_from_trace(document: Mapping[str, Any]) -> LayerTable:
+def layer_table_from_trace(events: RecordedEvents) -> LayerTable:
     """The matmuls and attention cores of a trace. SpecError where it has none, or no shapes, or an unknown GPU."""
-    events = document["traceEvents"]
-    if not isinstance(events, list):
-        raise SpecError("trace: traceEvents must be a list")
-    events = [event for event in events if isinstance(event, dict) and _seconds(event) > 0]
-    on_gpu = _kernel_seconds(events)
+    played, on_gpu = _played(events)
     found: dict[Row, list[float]] = defaultdict(list)
-    for event in events:
-        row = _row(event)
-        if event.get("cat") != "cpu_op" or row is None:
-            continue
-        seconds = on_gpu.get(_args(event).get("External id"), 0.0) if on_gpu else _seconds(event)
-        if seconds:
+    for row, launched, lasted in played:
+        if seconds := on_gpu.get(launched, 0.0) if on_gpu else lasted:
             found[row].append(seconds)
     if not found:
         raise SpecError(
@@ -87,17 +82,23 @@ def layer_table_from_trace(document: Mapping[str, Any]) -> LayerTable:
         if (other := _transposed(row)) not in found:
             found[other] = found[row]
     kernels = [{**dict(row), "seconds": median(seconds)} for row, seconds in found.items()]
-    gpu = _gpu_of(document.get("deviceProperties"), bool(on_gpu))
+    gpu = _gpu_of(events.header.get("deviceProperties"), bool(on_gpu))
     return layer_table_from_document({"schema_version": "1.0", "gpu": gpu, "kernels": kernels})
 
 
-def _kernel_seconds(events: Iterable[Mapping[str, Any]]) -> dict[Any, float]:
-    """Seconds of the GPU's kernels by the op that launched them."""
-    found: dict[Any, float] = defaultdict(float)
+def _played(events: Iterable[dict[str, Any]]) -> tuple[list[tuple[Row, Any, float]], dict[int, float]]:
+    """The ops that are told apart, each with its id and its own seconds; and the kernels' seconds by that id."""
+    played: list[tuple[Row, Any, float]] = []
+    on_gpu: dict[int, float] = defaultdict(float)
     for event in events:
-        if event.get("cat") == "kernel" and isinstance(launched := _args(event).get("External id"), int):
-            found[launched] += _seconds(event)
-    return dict(found)
+        if (lasted := _seconds(event)) <= 0:
+            continue
+        identity = _args(event).get("External id")
+        if event.get("cat") == "kernel" and isinstance(identity, int):
+            on_gpu[identity] += lasted
+        elif event.get("cat") == "cpu_op" and isinstance(identity, int) and (row := _row(event)) is not None:
+            played.append((row, identity, lasted))
+    return played, dict(on_gpu)
 
 
 def _row(event: Mapping[str, Any]) -> Row | None:

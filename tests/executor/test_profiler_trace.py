@@ -1,6 +1,5 @@
 """A trace that PyTorch itself writes: its shapes are those that the cost model asks for."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 
 from parsim.cost import RooflineCost
-from parsim.cost.profiler_trace import is_trace, layer_table_from_trace
+from parsim.cost.profiler_trace import layer_table_from_trace
+from parsim.exchange.kineto.events import TraceEvents
 from parsim.plan import straight
 from parsim.spec import load_run
 
@@ -27,9 +27,7 @@ def test_a_recorded_linear_and_core_are_kernels_of_the_run(tmp_path: Path) -> No
             scaled_dot_product_attention(*heads, is_causal=True).square().sum().backward()
     path = tmp_path / "trace.json"
     recorded.export_chrome_trace(str(path))
-    document = json.loads(path.read_text())
-    assert is_trace(document)
-    table = layer_table_from_trace(document)
+    table = layer_table_from_trace(TraceEvents(path))
     table.check_run(run)
     wanted = set(RooflineCost(run, straight(run.layout.mesh.pp)).kernel_shapes)
     found = wanted & table.seconds.keys()
