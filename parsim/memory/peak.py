@@ -40,6 +40,7 @@ def peak_rows(memory: RankMemory) -> tuple[Row, ...]:
     ]
     if peak is not None:
         rows += [
+            Row("parameters", "older versions of weights", peak.versions),
             Row("gradients", "gradients so far", peak.gradients),
             *_activations(memory),
             Row("temporaries", f"{peak.reach.op} while it runs", peak.temporaries),

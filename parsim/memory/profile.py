@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from parsim.memory.replay import Holding
+from parsim.memory.versions import Versions, is_asynchronous
 from parsim.plan.op import COMPUTE, Kind, Op, Slot
 from parsim.plan.plan import Plan
 
 __all__ = ["NUMBERS", "RankProfile", "peak_bytes", "profiles_of"]
 
-NUMBERS = ("saved", "kept", "F", "B", "I", "W", "first B", "first W", "gradients")
+NUMBERS = ("saved", "kept", "F", "B", "I", "W", "first B", "first W", "gradients", "weights")
 """The numbers of a stage, in the order of StageActivations.numbers."""
 
 _AT = {name: index for index, name in enumerate(NUMBERS)}
@@ -84,22 +85,25 @@ def _rows(column: dict[int, int], order: Sequence[Slot], fresh: bool) -> Iterato
     """
     live = [0] * (_WIDTH * len(column))
     unmade = set(column) if fresh else set()
+    versions = Versions(column) if is_asynchronous(order) else None
     for slot in order:
-        kind = slot.first.kind
-        if kind is Kind.STEP:
-            yield tuple(live), True
-            if fresh and slot.first.stage not in unmade:
-                unmade.add(slot.first.stage)
-                live[column[slot.first.stage] + _AT["gradients"]] -= 1
-            continue
-        if kind not in COMPUTE:
+        is_update = slot.first.kind is Kind.STEP
+        if not is_update and slot.first.kind not in COMPUTE:
             continue
         row, after = live.copy(), live.copy()
-        for op in slot.ops:
+        if is_update and fresh and slot.first.stage not in unmade:
+            unmade.add(slot.first.stage)
+            after[column[slot.first.stage] + _AT["gradients"]] -= 1
+        for op in slot.ops if not is_update else ():
             first = op.stage in unmade and op.kind in (Kind.B, Kind.W)
             _play(op, column[op.stage], first, row, after)
             unmade.discard(op.stage if first else -1)
-        yield tuple(row), False
+        if versions is not None:
+            versions.begin(slot)
+            for stage, start in column.items():
+                row[start + _AT["weights"]] = versions.old(stage)
+            versions.end(slot)
+        yield tuple(row), is_update
         live = after
 
 

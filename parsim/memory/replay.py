@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from parsim.memory.reserved import reserved_bytes
 from parsim.memory.stage import NOTHING, Reach, StageActivations
+from parsim.memory.versions import Versions, is_asynchronous
 from parsim.plan.op import COMPUTE, Kind, Op, Slot
 from parsim.timeline import MemorySample, Span
 
@@ -36,7 +37,8 @@ class Item(NamedTuple):
 class Moment(NamedTuple):
     """While `slot` runs: bytes of activations held (its own results and inputs included) and of temporaries, gradients
     that came into being in this step's backward, and what stays once it has ended. `reach` says which op of the ledger
-    needs most; `updated`: whether lazily allocated states are there.
+    needs most; `updated`: whether lazily allocated states are there; `versions`: bytes of older weights that live
+    micro-batches need.
     """
 
     slot: Slot
@@ -47,11 +49,12 @@ class Moment(NamedTuple):
     gradients_after: float = 0.0
     reach: Reach = NOTHING
     updated: bool = True
+    versions: float = 0.0
 
     @property
     def size(self) -> float:
         """All that changes within a step."""
-        return self.activations + self.temporaries + self.gradients
+        return self.activations + self.temporaries + self.gradients + self.versions
 
     @property
     def updates(self) -> bool:
@@ -170,6 +173,7 @@ class RankMemory:
         held["activations"] = moment.after if after else moment.activations
         held["temporaries"] = 0.0 if after else moment.temporaries
         held["gradients"] += moment.gradients_after if after else moment.gradients
+        held["parameters"] += moment.versions
         return held
 
     def _peak_of(self, step: int) -> Moment | None:
@@ -181,50 +185,62 @@ class RankMemory:
         )
 
 
-def replay(holding: Holding, order: Sequence[Slot], steps: int = 1) -> RankMemory:
-    """Play a rank's order, which spells `steps` steps, and once more where the first step differs from all others."""
-    changes = holding.lazy_bytes > 0 or holding.gradients == "lazy"
+def replay(holding: Holding, order: Sequence[Slot]) -> RankMemory:
+    """Play a rank's order (of a step, or of several without a flush between them), and once more where the first time
+    differs from all others.
+    """
     first = _play(holding, order, updated=not holding.lazy_bytes, made=holding.gradients == "buffer")
-    again = _play(holding, order, updated=True, made=holding.gradients != "step") if changes or steps > 1 else first
-    return RankMemory(holding, (first, again))
+    if holding.lazy_bytes or holding.gradients == "lazy":
+        return RankMemory(holding, (first, _play(holding, order, updated=True, made=holding.gradients != "step")))
+    return RankMemory(holding, (first, first))
 
 
 def _play(holding: Holding, order: Sequence[Slot], updated: bool, made: bool) -> tuple[Moment, ...]:
     """One pass over the order. `updated`: optimizer states are there; `made`: gradients are, before the first
     backward."""
-    stages, live, moments = holding.stages, 0.0, []
+    stages, live, moments = holding.stages, 0.0, list[Moment]()
     fresh = set() if made else set(stages)  # stages whose next weight gradient is the first
-    kept = sum(stage.gradients for stage in stages.values()) if made else 0.0
-    gradients = kept
+    gradients = sum(stage.gradients for stage in stages.values()) if made else 0.0
+    versions = Versions(stages) if is_asynchronous(order) else None
     for slot in order:
-        kind = slot.first.kind
-        if kind is Kind.STEP:
+        is_update = slot.first.kind is Kind.STEP
+        if not is_update and slot.first.kind not in COMPUTE:
+            continue
+        old = 0.0
+        if versions is not None:
+            versions.begin(slot)
+            old = sum(versions.old(stage) * held.weights for stage, held in stages.items())
+        if is_update:
+            updated, left, stage = True, gradients, slot.first.stage
+            if holding.gradients == "step" and stage not in fresh:
+                left -= stages[stage].gradients
+                fresh.add(stage)
             reach = Reach(holding.update_bytes, "optimizer step", "temporaries", holding.update_bytes)
-            updated = True
-            left = gradients
-            if holding.gradients == "step":
-                left = gradients - stages[slot.first.stage].gradients * (slot.first.stage not in fresh)
-                fresh.add(slot.first.stage)
-            moments.append(Moment(slot, live, holding.update_bytes, live, gradients, left, reach, updated))
-            gradients = left
-            continue
-        if kind not in COMPUTE:
-            continue
-        top, held, after, more, highest = live, live, live, 0.0, NOTHING
-        for op in slot.ops:
-            stage = stages[op.stage]
-            first = op.kind in (Kind.B, Kind.W) and op.stage in fresh
-            reach, base, gain, change = _effect(op, stage, first)
-            top, held, after = top + reach.size - base, held + gain, after + change
-            highest = reach if reach.own >= highest.own else highest
-            if first:
-                fresh.discard(op.stage)
-                more += stage.gradients
-        moments.append(
-            Moment(slot, held, max(top - held, 0.0), max(after, 0.0), gradients, gradients + more, highest, updated)
-        )
-        live, gradients = after, gradients + more
+            moment = Moment(slot, live, holding.update_bytes, live, gradients, left, reach, updated, old)
+        else:
+            moment = _computing(slot, stages, live, gradients, fresh)._replace(updated=updated, versions=old)
+        if versions is not None:
+            versions.end(slot)
+        moments.append(moment)
+        live, gradients = moment.after, moment.gradients_after
     return tuple(moments)
+
+
+def _computing(
+    slot: Slot, stages: Mapping[int, StageActivations], live: float, gradients: float, fresh: set[int]
+) -> Moment:
+    """A slot of forwards and backwards. Stages whose gradients it makes are `fresh` no more."""
+    top, held, after, more, highest = live, live, live, 0.0, NOTHING
+    for op in slot.ops:
+        stage = stages[op.stage]
+        first = op.stage in fresh and op.kind in (Kind.B, Kind.W)
+        reach, base, gain, change = _effect(op, stage, first)
+        top, held, after = top + reach.size - base, held + gain, after + change
+        highest = reach if reach.own >= highest.own else highest
+        if first:
+            fresh.discard(op.stage)
+            more += stage.gradients
+    return Moment(slot, held, max(top - held, 0.0), max(after, 0.0), gradients, gradients + more, highest)
 
 
 def _effect(op: Op, stage: StageActivations, first: bool) -> tuple[Reach, float, float, float]:

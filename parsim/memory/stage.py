@@ -35,7 +35,8 @@ class StageActivations:
 
     `saved` stays from F to B (or I); `kept` from I to W. The reaches count from the moment before the op: F's on top of
     what is live, B's and I's with the stage's own saved bytes included, W's with its kept bytes included. Where
-    gradients come into being in the backward, the first one makes `gradients` bytes, and reaches higher.
+    gradients come into being in the backward, the first one makes `gradients` bytes, and reaches higher. `weights` are
+    the bytes of one more version of the stage's weights.
     """
 
     saved: float
@@ -45,6 +46,7 @@ class StageActivations:
     input: Reach
     weight: Reach
     gradients: float = 0.0
+    weights: float = 0.0
     first_backward: Reach = NOTHING
     first_weight: Reach = NOTHING
     saved_by_op: Mapping[str, float] = field(default_factory=dict, compare=False)
@@ -58,7 +60,7 @@ class StageActivations:
     def numbers(self) -> tuple[float, ...]:
         """What the profile of a schedule is multiplied with, in the order of profile.NUMBERS."""
         reaches = (self.forward, self.backward, self.input, self.weight, self.first_backward, self.first_weight)
-        return (self.saved, self.kept, *(reach.size for reach in reaches), self.gradients)
+        return (self.saved, self.kept, *(reach.size for reach in reaches), self.gradients, self.weights)
 
 
 def scan(blocks: Sequence[Block]) -> StageActivations:
@@ -74,10 +76,10 @@ def scan(blocks: Sequence[Block]) -> StageActivations:
         walk.split,
         weight,
         walk.made,
-        walk.first,
-        first_weight,
-        _by_op(blocks),
-        sum(block.count * block.moved for block in blocks),
+        first_backward=walk.first,
+        first_weight=first_weight,
+        saved_by_op=_by_op(blocks),
+        moved=sum(block.count * block.moved for block in blocks),
     )
 
 

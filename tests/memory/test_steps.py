@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from parsim.memory import MemorySummary, RankMemory, memory_of
+from parsim.memory import MemorySummary, RankMemory, holdings_of, memory_of, peak_bytes, profiles_of
 from parsim.memory.peak import peak_rows, peak_text
 from parsim.memory.states import bytes_per_parameter
-from parsim.plan import Kind, Plan, add_gradient_reduction, add_optimizer_step, parse_csv, write_csv
+from parsim.plan import Kind, Plan, Slot, add_gradient_reduction, add_optimizer_step, parse_csv, parse_slot, write_csv
 from parsim.schedules import build, names
 from parsim.simulation import simulate
 from parsim.spec import Run
@@ -203,3 +203,41 @@ def test_three_memories_of_a_device() -> None:
     assert "does not fit" in small.warnings[0]
     assert "in the activation of 0B0" in small.warnings[0]
     assert ample.warnings == ()
+
+
+def without_a_flush(order: str) -> tuple[Slot, ...]:
+    return tuple(parse_slot(op) for op in order.split())
+
+
+def test_updates_between_passes_keep_the_weights_that_are_needed() -> None:
+    """PipeDream (1806.03377): each micro-batch updates its stage, and goes back with the weights it went forward with.
+    Stage s of p holds p - s versions: two on the first of two ranks, one on the last.
+    """
+    run, pp2 = make(TINY, {"pp": 2}, m=4), build("1f1b", 2, 4)
+    orders = (
+        without_a_flush("0F0 0F1 0B0 0STEP 0F2 0B1 0STEP 0F3 0B2 0STEP 0B3 0STEP"),
+        without_a_flush("1F0 1B0 1STEP 1F1 1B1 1STEP 1F2 1B2 1STEP 1F3 1B3 1STEP"),
+    )
+    plan = Plan("pipedream", pp2.placement, 4, orders)
+    found, flushed = memory_of(run, plan), memory_of(run, pp2)
+    copies = [max(moment.versions for moment in memory.moments) / memory.persistent["parameters"] for memory in found]
+    assert copies == [1, 0]
+    assert found[0].peak_bytes == pytest.approx(flushed[0].peak_bytes + found[0].persistent["parameters"])
+    assert found[1].peak_bytes == flushed[1].peak_bytes
+    assert sum(row.size for row in peak_rows(found[0])) == pytest.approx(found[0].peak_bytes)
+    closed = peak_bytes(profiles_of(plan), holdings_of(run, plan.placement))
+    assert closed == pytest.approx([memory.peak_bytes for memory in found], rel=1e-12)
+
+
+def test_two_versions_are_enough_where_updates_wait() -> None:
+    """PipeDream-2BW (2006.09503): an update every m >= p micro-batches leaves one older version beside the newest."""
+    run, pp2 = make(TINY, {"pp": 2}, m=4), build("1f1b", 2, 4)
+    orders = (
+        without_a_flush("0F0 0F1 0B0 0F2 0B1 0STEP 0F3 0B2 0B3 0STEP"),
+        without_a_flush("1F0 1B0 1F1 1B1 1STEP 1F2 1B2 1F3 1B3 1STEP"),
+    )
+    found = memory_of(run, Plan("2bw", pp2.placement, 4, orders))
+    versions = [[moment.versions / memory.persistent["parameters"] for moment in memory.moments] for memory in found]
+    assert max(versions[0]) == 1
+    assert versions[0][-1] == 0  # at the end nothing is on its way
+    assert max(versions[1]) == 0
