@@ -92,7 +92,8 @@ class Parts:
         """One part's bytes for a micro-batch, with its first `recomputed` layers recomputed in full and what the first
         `moved` save on the host.
         """
-        found = scan(tuple(self.blocks(part, recomputed, moved)))
+        weights = sum(self.layers_held([part]), self.ends_held([part])).whole
+        found = replace(scan(tuple(self.blocks(part, recomputed, moved))), weights=self.at.word * weights)
         if not 0 < moved == self.layers[part]:
             return found
         return replace(found, window=moved_bytes(self.run, self.kinds(part)[moved - 1]))
