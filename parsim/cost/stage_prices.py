@@ -46,11 +46,14 @@ class StagePrices:
         return self._played[key]
 
     def held(self, part: Part, experts: bool) -> tuple[float, float]:
-        """Weights of a part on a rank, everyone's or its experts', and FLOP that Muon would take for their matrices."""
+        """Weights of a part on a rank, everyone's or its experts', and FLOP that Muon (if it is used) takes for
+        their matrices.
+        """
         key = part, experts
         if key not in self._held:
-            segments = self.segments
-            self._held[key] = segments.parameters(part, experts), segments.orthogonalised_flops(part, experts)
+            segments, muon = self.segments, self._layout.inner.software.optimizer == "muon"
+            flops = segments.orthogonalised_flops(part, experts) if muon else 0.0
+            self._held[key] = segments.parameters(part, experts), flops
         return self._held[key]
 
     def _remember(self, key: object, played: Played) -> None:

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from parsim.axes.mesh import groups
+from parsim.axes.mesh import AXES, group_of
 from parsim.network.price import spread
 from parsim.network.reach import Reach, merged_nics, reach_on
 from parsim.network.tiers import Flows, crossing, exchange
@@ -79,8 +79,13 @@ def axis_groups(cluster: ClusterSpec, mesh: Mesh, *axes: str) -> AxisGroups:
 
 
 def members_of(mesh: Mesh, *axes: str) -> Integers:
-    """The ranks of every group of some axes, [groups, ranks of a group]."""
-    return np.array(groups(mesh, *axes), np.intp)
+    """The ranks of every group of some axes, [groups, ranks of a group], as `axes.mesh.groups`. LayoutError for
+    an unknown axis.
+    """
+    size = len(group_of(mesh, 0, *axes))
+    ranks = np.arange(mesh.size).reshape([getattr(mesh, axis) for axis in reversed(AXES)])
+    fixed, free = ([at for at, axis in enumerate(reversed(AXES)) if (axis in axes) is of] for of in (False, True))
+    return ranks.transpose(fixed + free).reshape(-1, size)
 
 
 def groups_at_once(

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parsim.axes.mesh import AXES, groups
 from parsim.network.build import build
 from parsim.network.estimate import estimate
-from parsim.network.groups import axis_groups, groups_at_once
+from parsim.network.groups import axis_groups, groups_at_once, members_of
 from parsim.network.reach import reach_of_size
 from parsim.network.routes import Router
 from parsim.network.tiers import Flows, crossing, exchange
@@ -43,6 +44,12 @@ def test_a_tensor_group_fills_a_node_and_a_data_group_has_one_rank_in_each() -> 
     )
     assert (data.count, data.ranks, data.nodes, data.domains, data.in_domain, data.rails) == (32, 16, 16, 16, 1, 1)
     assert data.reach.across_bytes_per_s == 50e9  # eight rings of a node have one of its eight NICs each
+
+
+@given(st.tuples(*[st.integers(1, 4)] * 4), st.lists(st.sampled_from(AXES), min_size=1, unique=True))
+def test_members_are_the_groups_of_the_mesh(degrees: tuple[int, int, int, int], axes: list[str]) -> None:
+    layout = mesh(*degrees)
+    assert members_of(layout, *axes).tolist() == [list(group) for group in groups(layout, *axes)]
 
 
 def test_groups_of_a_rack_share_one_domain() -> None:
