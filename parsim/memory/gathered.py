@@ -3,11 +3,11 @@
 FSDP2 gathers unit by unit, in the compute dtype (2 bytes), through a flat buffer as large as the unit. In a layer's
 forward the layer is whole; in its backward also the one before it, its gradients lie in the compute dtype, and those of
 the layer behind it in the input of their reduction, in the reduce dtype. In the loss no layer is whole, unless layers
-are not sharded again after the forward, but after the backward. The root group (embedding, head, final norm) is whole in
-the forward and from the head's backward to the end of the backward, between them if it stays; only then are its
-gradients reduced, together, the head's being there since the head's backward. Found by running FSDP2 of PyTorch 2.13 and
-counting storages, where nothing runs at once. On GPUs frees wait for streams, and logs report reserved memory: there
-two units, a buffer, and two inputs of reductions count all along (`Habits.by_op`).
+are not sharded again after the forward, but after the backward. The root group (embedding, head, final norm) is whole
+in the forward and from the head's backward to the end of the backward, between them if it stays; only then are its
+gradients reduced, together, the head's being there since the head's backward. Found by running FSDP2 of PyTorch 2.13
+and counting storages, where nothing runs at once. On GPUs frees wait for streams, and logs report reserved memory:
+there two units, a buffer, and two inputs of reductions count all along (`Habits.by_op`).
 
 In a pipeline nothing is sharded again before the last micro-batch: all parameters stay whole, and their gradients
 accumulate whole in the reduce dtype.
@@ -49,7 +49,7 @@ def gathered_bytes(run: Run, held: Held, layers: Sequence[Held]) -> dict[tuple[s
     root = word * (held.whole - sum(sizes))
     if habits_of(software).by_op:
         return {
-            ("communication", "gathered root"): root if software.fsdp_root == "stays" else 0.0,
+            ("communication", "gathered root"): root if _root_stays(run) else 0.0,
             ("communication", "gathered layers"): 0.0 if layout.reshard_after_forward else word * sum(sizes),
         }
     largest, units = max(sizes, default=0.0), min(len(sizes), _UNITS)
@@ -79,22 +79,28 @@ class Passing(NamedTuple):
 
 
 def passing(run: Run, layer: float, layers: float, root: float, head: float) -> Mapping[str, Passing]:
-    """What gathering adds to the ops of a "layer", the "head" and the "embedding". Parameters on this rank: of one
+    """What gathering adds to the ops of a "layer", the "last layer" (behind it nothing is reduced yet), the "head" and
+    the "embedding". Parameters on this rank: of one
     layer, of all, of all else, of the head. Empty where nothing is gathered unit by unit.
     """
     layout, software = run.layout, run.software
     if not _gathers(run) or layout.mesh.pp > 1 or not habits_of(software).by_op:
         return {}
     word, gradient = layout.word_bytes, software.gradient_bytes
-    again = 0.0 if software.fsdp_root == "stays" else word * root
+    again = 0.0 if _root_stays(run) else word * root
     forward = word * 2 * layer if layout.reshard_after_forward else 0.0
     backward = word * 3 * layer if layout.reshard_after_forward else 0.0
     freed = 0.0 if layout.reshard_after_forward else word * layers  # by the end of the backward
     return {
-        "layer": Passing(again + forward, again + backward + gradient * layer + word * head),
+        "last layer": Passing(again + forward, again + backward + word * head),
+        "layer": Passing(again + forward, again + backward + word * head + gradient * layer),
         "head": Passing(again, 2 * again),
         "embedding": Passing(again + word * root, again + word * head + gradient * root - freed),
     }
+
+
+def _root_stays(run: Run) -> bool:
+    return run.software.fsdp_root == "stays" or not run.layout.reshard_after_forward
 
 
 def _gathers(run: Run) -> bool:
