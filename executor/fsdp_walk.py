@@ -21,20 +21,9 @@ from executor.precision import gradient_dtype
 from parsim.errors import LayoutError
 from parsim.spec import Run
 
-__all__ = ["FsdpJob", "Walked", "fake_walk", "real_walks", "walk"]
+__all__ = ["Walked", "fake_walk", "real_walks", "walk"]
 
 _STEPS = 2  # the optimizer makes its states in the first
-
-
-@dataclass(frozen=True)
-class FsdpJob:
-    """A run that shards its parameters. `root_stays`: the root group (embedding, final norm, head) stays whole from
-    forward to backward, as PyTorch leaves it; otherwise it does as `layout.reshard_after_forward` says, as torchtitan
-    asked for.
-    """
-
-    run: Run
-    root_stays: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,32 +34,31 @@ class Walked:
     peak_bytes: int
 
 
-def fake_walk(job: FsdpJob) -> Walked:
-    """Walk the job's first rank without the others. No process group may exist yet."""
+def fake_walk(run: Run) -> Walked:
+    """Walk the run's first rank without the others. No process group may exist yet."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=job.run.layout.mesh.size)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=run.layout.mesh.size)
     try:
-        return walk(job, FakeTensorMode(allow_non_fake_inputs=True))
+        return walk(run, FakeTensorMode(allow_non_fake_inputs=True))
     finally:
         dist.destroy_process_group()
 
 
-def real_walks(context: Any, jobs: Sequence[FsdpJob]) -> list[Walked]:
-    """Walk the jobs, one after the other, on a rank that `launch` has started."""
+def real_walks(context: Any, runs: Sequence[Run]) -> list[Walked]:
+    """Walk the runs, one after the other, on a rank that `launch` has started."""
     torch.set_num_threads(1)
-    return [walk(job, nullcontext()) for job in jobs]
+    return [walk(run, nullcontext()) for run in runs]
 
 
-def walk(job: FsdpJob, mode: Any) -> Walked:
+def walk(run: Run, mode: Any) -> Walked:
     """Steps of one micro-batch each on the default process group, on the CPU, under `mode`. LayoutError for a run that
     FSDP alone cannot play.
     """
-    run = job.run
     if run.layout.mesh.size != run.layout.mesh.dp or not run.layout.fsdp:
         raise LayoutError(f"layout.mesh {run.layout.mesh}: the walk shards over dp alone; fsdp on dp ranks would do")
-    module = _sharded(job)
+    module = _sharded(run)
     with mode:
         tokens, targets = micro_batch(run, 0, 0, "cpu")
         count = TensorCount([tokens, targets])
@@ -90,9 +78,8 @@ def walk(job: FsdpJob, mode: Any) -> Walked:
     return Walked(held, count.peak_bytes)
 
 
-def _sharded(job: FsdpJob) -> PartModule:
+def _sharded(run: Run) -> PartModule:
     """The run's model on the meta device, a unit for each layer and one for all else."""
-    run = job.run
     module = part_module(run, 0, 1, "meta")
     recompute = run.layout.recompute
     module.recompute(recompute.mode, recompute.layers_of([run.model.layers])[0])
@@ -103,5 +90,6 @@ def _sharded(job: FsdpJob) -> PartModule:
     }
     for layer in module.layers:
         fully_shard(layer, reshard_after_forward=run.layout.reshard_after_forward, **options)
-    fully_shard(module, reshard_after_forward=None if job.root_stays else run.layout.reshard_after_forward, **options)
+    root = None if run.software.fsdp_root == "stays" else run.layout.reshard_after_forward
+    fully_shard(module, reshard_after_forward=root, **options)
     return module

@@ -1,15 +1,21 @@
 """What the executor's stages keep of a micro-batch: the ledger's bytes under its preset against counted storages."""
 
+import math
 import random
 from typing import Any
 
 import pytest
 import torch
 
+from executor.data import micro_batch
 from executor.layers import stage_of
-from executor.model import part_module
+from executor.memory import TensorCount
+from executor.model import cross_entropy, part_module
 from executor.saved import saved_bytes
+from parsim.memory import memory_of
 from parsim.memory.parts import Parts
+from parsim.model.weights import model_weights
+from parsim.run_plan import plan_of
 from parsim.spec import Run, load_run
 from tests.executor.decoders import STYLES
 
@@ -119,3 +125,64 @@ def test_autograd_s_own_hooks_see_the_same(style: str) -> None:
         stage_of(run, module).forward(0, tokens, tokens)
     found = sum(storage.nbytes() for storage in packed.values())
     assert saved_bytes(run) == pytest.approx(found, rel=1e-3)
+
+
+SMALL = {"hidden": 64, "heads": 4, "ffn": 128, "vocab": 100}
+
+
+# --- the second step: states that the first one makes
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_the_second_step_is_higher_by_the_states_that_the_first_made(optimizer: type[torch.optim.Optimizer]) -> None:
+    """AdamW's two fp32 moments, 8 bytes a parameter, where gradients are dropped and made anew; SGD has none. The
+    ledger says the same of `pytorch-cpu`. Gradients that stay (zeroed in place) are 4 bytes a parameter more.
+    """
+    name = "adam" if optimizer is torch.optim.AdamW else "sgd"
+    software = {"framework": "pytorch-cpu", "optimizer": name}
+    run = run_of(SMALL, software, 128, 8, mesh={}, precision="fp32")
+    peaks = {keeps: stepped(run, optimizer, keeps) for keeps in (False, True)}
+    size = sum(math.prod(weight.shape) for weight in model_weights(run.model))
+    states = 8 * size if name == "adam" else 0
+    first, second, third = peaks[False]
+    assert second - first == pytest.approx(states, abs=0.01 * size)
+    assert third == second
+    assert peaks[True][1] - second == 4 * size
+    (memory,) = memory_of(run, plan_of(run))
+    assert memory.peaks_of_steps[1] - memory.peaks_of_steps[0] == states
+    assert memory.peaks_of_steps[1] == pytest.approx(second, rel=0.05)
+
+
+def stepped(run: Run, optimizer: type[torch.optim.Optimizer], keeps_gradients: bool) -> list[int]:
+    """Peaks of three steps, from forward to update."""
+    module = part_module(run, 0, 1, "cpu")
+    tokens, targets = micro_batch(run, 0, 0, "cpu")
+    steps, peaks = optimizer(module.parameters(), lr=1e-3), []
+    known = [*module.parameters(), *(value for state in steps.state.values() for value in state.values())]
+    held = sum(tensor.nbytes for tensor in known)
+    with TensorCount([*known, tokens, targets]) as count:
+        for _ in range(3):
+            count.reset_peak()
+            cross_entropy(module(tokens), targets).backward()
+            steps.step()
+            steps.zero_grad(set_to_none=not keeps_gradients)
+            peaks.append(held + count.peak_bytes)
+    return peaks
+
+
+@pytest.mark.parametrize("states_first", [True, False])
+def test_states_that_are_there_before_show_no_second_peak(states_first: bool) -> None:
+    run = run_of(SMALL, {}, 128, 8, mesh={}, precision="fp32")
+
+    def adamw(parameters: Any, lr: float) -> torch.optim.Optimizer:
+        made = torch.optim.AdamW(list(parameters), lr=lr)
+        if states_first:
+            for parameter in made.param_groups[0]["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+            made.step()
+            made.zero_grad()
+        return made
+
+    first, second, _ = stepped(run, adamw, False)  # type: ignore[arg-type]
+    size = sum(math.prod(weight.shape) for weight in model_weights(run.model))
+    assert second - first == pytest.approx(0 if states_first else 8 * size, abs=0.01 * size)
