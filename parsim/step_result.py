@@ -24,6 +24,10 @@ _MEMORY_FIGURES = ("peak_memory_bytes", "peak_reserved_bytes", "peak_device_byte
 HIDDEN_DEFINITION = (
     "communication that ran beside compute, in its seconds at full speed, averaged over pipeline ranks; pp: messages"
 )
+COPIES_DEFINITION = (
+    "seconds that activations are under way to and from the host, averaged over pipeline ranks: what of it neither "
+    "shows (exposed_s.offload) nor hides beside compute (hidden_s.offload) is beside idle time"
+)
 _NO_MEMORY_OF_RANK: Mapping[str, Any] = {"peak_memory_bytes": None, "peak_at": None, "memory_by_category": {}}
 
 
@@ -85,6 +89,12 @@ class StepResult:
     def compute_s(self) -> float:
         """Seconds of the kernels, averaged over pipeline ranks."""
         return self.step_time_s - sum(self.exposed_s.values())
+
+    @property
+    def copies_s(self) -> float:
+        """Seconds that copies of activations are under way, averaged over pipeline ranks."""
+        copies = (span.end_s - span.start_s for span in self.timeline.spans if span.stream == "copy")
+        return sum(copies) / len(self.hidden)
 
     @property
     def tokens_per_step(self) -> int:
@@ -200,6 +210,9 @@ class StepResult:
         }
         if (routing := routing_document(self.run)) is not None:
             document["routing"] = routing
+        if self.run.layout.offload is not None:
+            document["copies_s"] = self.copies_s
+            document["definitions"]["copies_s"] = COPIES_DEFINITION
         if len(self.step_times_s) > 1:
             ordered = sorted(self.step_times_s)
             document["steps"] = {

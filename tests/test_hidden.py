@@ -80,3 +80,13 @@ def test_the_document_says_what_it_is() -> None:
     document = simulate(run_of({"pp": 4})).document()
     assert document["hidden_s"].keys() >= {"tp", "cp", "ep", "dp", "pp"}
     assert "beside compute" in document["definitions"]["hidden_s"]
+
+
+def test_copies_show_hide_or_are_beside_idle_time() -> None:
+    run = run_of({"pp": 4}, offload={"activations": True})
+    document = simulate(run).document()
+    copies, shown = document["copies_s"], document["exposed_s"].get("offload", 0.0)
+    assert 0 < document["hidden_s"]["offload"] <= copies
+    assert shown < copies
+    assert "idle time" in document["definitions"]["copies_s"]
+    assert "copies_s" not in simulate(run_of({"pp": 4})).document()

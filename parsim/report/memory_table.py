@@ -30,6 +30,12 @@ def memory_lines(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             capped = ", which caps it here" if name != "allocated" and document.get("reserved_is_capped") else ""
             meaning = definitions[field].removeprefix(f"{name}: ")
             yield f"  {name}", format_bytes(document[field]), f"{meaning}{capped}"
+    if host := document.get("host_memory_bytes_per_node"):
+        yield "  on the host", format_bytes(host), definitions["host_memory_bytes_per_node"]
+    if (copies := document.get("copies_s")) is not None:
+        shown, hidden = (document[name].get("offload", 0.0) for name in ("exposed_s", "hidden_s"))
+        beside = f"{format_seconds(shown)} show, {format_seconds(hidden)} hide beside compute"
+        yield "  copies", format_seconds(copies), f"of activations, a rank, both ways; of all copies {beside}"
 
 
 def print_ledger(console: "Console", ledger: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ _COLOURS = {
     "ep": "#e0a458",
     "expert_tp": "#c98a6a",
     "dp": "#efcf9f",
+    "offload": "#8b6bb1",
     "contention": "#7a2a8c",
     "pipeline": "#c9ced6",
     "optimizer": "#7f8894",
