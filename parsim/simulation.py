@@ -22,7 +22,7 @@ from parsim.metrics import RankUse, bubble
 from parsim.model.flops import model_flops
 from parsim.network.estimate import Correction
 from parsim.network.groups import axis_groups
-from parsim.plan import COMPUTE, Placement, Plan
+from parsim.plan import Placement, Plan
 from parsim.run_plan import plan_of
 from parsim.sim import Noise, Played, Prices, compile_plan, latest_first_starts, play, play_events, prices, recording
 from parsim.sim.contention_run import play_contended
@@ -183,7 +183,7 @@ def _read(
     samples = (
         sample
         for held, spans in zip(held_by_ranks, rows_of_ranks, strict=not isinstance(memory, str))
-        for sample in memory_samples(held, [span for span in spans if span.op.kind in COMPUTE])
+        for sample in memory_samples(held, spans)
     )
     timeline = replace(timeline, memory=tuple(samples))
     found = bubble(timeline, latest_first_starts(program, played, slowest), step_s)
