@@ -107,9 +107,13 @@ class RooflineCost:
         stages = (self._stages if slot.second is None else self._paired_stages).segments
         return tuple(stages.blocks(self._parts[op.stage], op.kind) for op in slot.ops)
 
+    def holdings(self, stage: int) -> list[Holding]:
+        """The weights of a stage by who holds the same ones: everyone's, and its experts'."""
+        return list(self._holdings(self._parts[stage], self._ranks_of_part[self.placement.part_of[stage]]))
+
     def end_work(self, stage: int, paths: DataPaths | None = None) -> EndWork:
         """What a stage has to do once a step, whatever hides it; over `paths` instead of its own, if given."""
-        holdings = list(self._holdings(self._parts[stage], self._ranks_of_part[self.placement.part_of[stage]]))
+        holdings = self.holdings(stage)
         holdings = holdings if paths is None else [held._replace(paths=paths) for held in holdings]
         return end_work(self.run, holdings, self._on_rank(stage), self._rates, self.constants)
 
