@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "import_"]
 
-_TARGETS = "megatron|torchtitan|deepspeed|accelerate|torch-csv"
+_TARGETS = "megatron|torchtitan|deepspeed|accelerate|torch-csv|chakra|astra-sim"
 _SOURCES = "megatron|torchtitan|deepspeed|accelerate|kineto"
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from parsim.errors import SpecError
 from parsim.exchange.accelerate import ACCELERATE, accelerate_yaml
+from parsim.exchange.astra import astra_of_cluster
+from parsim.exchange.chakra import chakra_traces
 from parsim.exchange.deepspeed import DEEPSPEED, deepspeed_json
 from parsim.exchange.megatron import MEGATRON, megatron_script
 from parsim.exchange.schedule_csv import schedule_csv
@@ -57,6 +59,22 @@ def _schedule(run: Run, name: str, every_rank: bool) -> Exported:
     return Exported(text, {}, tuple(notes))
 
 
+def _chakra(run: Run, name: str, every_rank: bool) -> Exported:
+    traces, notes = chakra_traces(run, every_rank)
+    first, *others = traces
+    stem = name.removesuffix(".0")
+    if others and stem == name:
+        notes.append(Note("files", f"ASTRA-sim looks for {stem}.0.et beside the others: --out {stem}.0.et names it so"))
+    beside = {f"{stem}.{rank}.et": trace for rank, trace in enumerate(others, 1)}
+    return Exported(first, beside, tuple(notes))
+
+
+def _astra(run: Run, name: str, every_rank: bool) -> Exported:
+    text, notes = astra_of_cluster(run)
+    comments = "".join(f"# {note}\n" for note in notes)
+    return Exported(comments + text, {}, tuple(notes))
+
+
 Exporter = Callable[[Run, str, bool], Exported]
 """Takes a run, the stem of the main file for those beside it, and whether every rank is wanted."""
 
@@ -66,6 +84,8 @@ TARGETS: Mapping[str, Exporter] = {
     "deepspeed": _configuration(DEEPSPEED, deepspeed_json),
     "accelerate": _configuration(ACCELERATE, accelerate_yaml),
     "torch-csv": _schedule,
+    "chakra": _chakra,
+    "astra-sim": _astra,
 }
 
 
