@@ -3,7 +3,8 @@
 unless ASSUMED names it. What belongs to a GPU type stands in its file (`GpuSpec.efficiency`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 __all__ = ["ASSUMED", "FITTED", "Constants"]
 
@@ -115,6 +116,14 @@ class Constants:
 
     # Contention of communication that one op leaves to another's compute (an overlapped pair). Assumed.
     pair_contention: float = 0.15
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Computed once: prices are remembered by the constants behind them."""
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
 
 
 FITTED = Constants()

@@ -8,7 +8,7 @@ from parsim.errors import LayoutError
 from parsim.spec import GpuSpec, Run, Software
 from parsim.spec.layout import Precision
 
-__all__ = ["Rates", "layer_rates_of", "rates_of"]
+__all__ = ["Rates", "both_rates_of", "layer_rates_of", "rates_of"]
 
 _SHARED = {"flash3": "cudnn", "fp16": "bf16"}  # one efficiency for both
 
@@ -45,19 +45,24 @@ def rates_of(run: Run, constants: Constants) -> Rates:
     Efficiencies are of sustained runs, and a short benchmark that its file calls not throttled is faster on GPUs with
     fp8 (Ampere never throttled). Raises LayoutError where the GPU's file has no rate or no efficiency for them.
     """
-    return _both_rates(run.cluster.node.gpu, run.software, run.layout.precision, run.layout.word_bytes, constants)[0]
+    return both_rates_of(run, constants)[0]
 
 
 def layer_rates_of(run: Run, constants: Constants) -> Rates:
     """The rates of the layers' matmuls, which alone run in fp8 or fp4. Raises as `rates_of`."""
-    return _both_rates(run.cluster.node.gpu, run.software, run.layout.precision, run.layout.word_bytes, constants)[1]
+    return both_rates_of(run, constants)[1]
+
+
+def both_rates_of(run: Run, constants: Constants) -> tuple[Rates, Rates]:
+    """The rates outside the layers' matmuls, and theirs. Raises as `rates_of`."""
+    layout = run.layout
+    return _both_rates(run.cluster.node.gpu, run.software, layout.precision, layout.word_bytes, constants)
 
 
 @lru_cache(maxsize=1024)
 def _both_rates(
     gpu: GpuSpec, software: Software, precision: Precision, word_bytes: int, constants: Constants
 ) -> tuple[Rates, Rates]:
-    """Outside the layers' matmuls, and theirs."""
     narrow = "fp8" in precision or "fp4" in precision
     wide: Precision = "bf16" if narrow else precision
     blackwell = "fp4" in gpu.flops_per_s

@@ -8,7 +8,6 @@ collectives, stage for how an op is put together, step_end for what happens once
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
-from itertools import accumulate
 from typing import Any
 
 from parsim.cost.constants import ASSUMED, FITTED, Constants
@@ -20,7 +19,7 @@ from parsim.cost.priceable import check_priceable
 from parsim.cost.rates import Rates, rates_of
 from parsim.cost.run_axes import RunAxes, axes_of
 from parsim.cost.segments import Block, Played
-from parsim.cost.stage import Part, StageSegments
+from parsim.cost.stage import Part, StageSegments, parts_of_stages
 from parsim.cost.stage_prices import StagePrices, stage_prices
 from parsim.cost.step_end import EndWork, Holding, StepEnd, end_work, straggler_factor
 from parsim.cost.sublayout import stage_layout_of, sublayout_of
@@ -213,18 +212,10 @@ class RooflineCost:
     @cached_property
     def _parts(self) -> tuple[Part, ...]:
         """The part that each stage is an instance of."""
-        placement, kinds = self.placement, layer_kinds(self.run.model)
-        recompute = _of_layers(self.run.layout.recompute)
-        counts = self.run.layers_of_parts(placement.parts)
-        before = list(accumulate(counts, initial=0))
-        found: dict[int, Part] = {}
-        for stages in self._stages_of_rank.values():
-            on_rank = [placement.part_of[stage] for stage in stages]
-            recomputed = recompute.layers_of([counts[part] for part in on_rank])
-            for stage, part, again in zip(stages, on_rank, recomputed, strict=True):
-                layers = kinds[before[part] : before[part + 1]]
-                found[stage] = Part(layers, again, part == 0, part == placement.parts - 1)
-        return tuple(found[stage] for stage in range(placement.stages))
+        run, parts = self.run, self.placement.parts
+        return parts_of_stages(
+            self.placement, layer_kinds(run.model), run.layers_of_parts(parts), _of_layers(run.layout.recompute)
+        )
 
     def _slot(self, slot: Slot) -> Played:
         key = tuple([(op.kind, op.stage) for op in slot.ops])

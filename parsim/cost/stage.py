@@ -10,6 +10,7 @@ host time each, and each micro-batch pays a loop on every stage.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 
 from parsim.axes.axis import CollectiveKind, Comm
 from parsim.cost.layer_segments import LayerSegments, layer_segments
@@ -30,8 +31,10 @@ from parsim.model.layer import (
 )
 from parsim.network.price import collective_seconds
 from parsim.plan.op import Kind
+from parsim.plan.placement import Placement
+from parsim.spec import RecomputeSpec
 
-__all__ = ["Part", "StageSegments", "stage_segments"]
+__all__ = ["Part", "StageSegments", "parts_of_stages", "stage_segments"]
 
 _REMEMBERED = 512  # layouts of stages
 _PASSES: dict[Kind, Pass] = {Kind.F: "F", Kind.I: "I", Kind.W: "W"}
@@ -45,6 +48,25 @@ class Part:
     recomputed: int = 0
     first: bool = False
     last: bool = False
+
+
+@lru_cache(maxsize=1024)
+def parts_of_stages(
+    placement: Placement, kinds: tuple[LayerKind, ...], counts: tuple[int, ...], recompute: RecomputeSpec
+) -> tuple[Part, ...]:
+    """The part that each stage is an instance of, where part i has `counts[i]` of a model's layers."""
+    before = list(accumulate(counts, initial=0))
+    stages_of_rank: dict[int, list[int]] = {}
+    for stage, rank in enumerate(placement.rank_of):
+        stages_of_rank.setdefault(rank, []).append(stage)
+    found: dict[int, Part] = {}
+    for stages in stages_of_rank.values():
+        on_rank = [placement.part_of[stage] for stage in stages]
+        recomputed = recompute.layers_of([counts[part] for part in on_rank])
+        for stage, part, again in zip(stages, on_rank, recomputed, strict=True):
+            layers = kinds[before[part] : before[part + 1]]
+            found[stage] = Part(layers, again, part == 0, part == placement.parts - 1)
+    return tuple(found[stage] for stage in range(placement.stages))
 
 
 class StageSegments:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from parsim.axes.dp import DataAxis
 from parsim.cost.constants import Constants
 from parsim.cost.links import DataPaths, RunLinks
-from parsim.cost.rates import Rates, layer_rates_of, rates_of
+from parsim.cost.rates import Rates, both_rates_of
 from parsim.cost.run_axes import InnerAxes, RunAxes
 from parsim.model.dims import Dim, Sizes
 from parsim.network.price import Path
@@ -112,7 +112,7 @@ def sublayout_of(
     run: Run, axes: RunAxes, sizes: Sizes, links: RunLinks, constants: Constants, paired: bool = False
 ) -> Sublayout:
     """The sublayout of a run whose rank has `sizes`; `paired`: of ops that share the streams with another's."""
-    layer_rates, layout = layer_rates_of(run, constants), run.layout
+    (rates, layer_rates), layout = both_rates_of(run, constants), run.layout
     found = Sublayout(
         model=run.model,
         software=run.software,
@@ -121,7 +121,7 @@ def sublayout_of(
         dims=tuple(sizes),
         lengths=tuple(sizes.values()),
         paths=_paths(run, axes, links),
-        rates=rates_of(run, constants),
+        rates=rates,
         layer_rates=layer_rates,
         constants=constants,
         microbatches_of_cast=run.microbatches if layer_rates.cast else 1,
