@@ -23,18 +23,18 @@ from parsim.search.grid import Floats
 from parsim.search.shape import Shape
 from parsim.search.stages import stages_of
 from parsim.search.times import Times
-from parsim.search.units import LOOP_S, PASSES, least_units, unit_key
+from parsim.search.units import LOOP_S, PASSES, least_prices, least_units, unit_key
 from parsim.spec import Search
 
 __all__ = ["bound", "floor", "least"]
 
 
-def least(search: Search, shape: Shape, recomputes: Sequence[int]) -> float:
+def least(search: Search, shape: Shape, recomputes: Sequence[int], whole: bool = False) -> float:
     """Less than any layout of a shape takes that has one of these values of recompute (by number): the kernels of the
-    busiest rank. Needs no collective priced.
+    busiest rank, for which no collective is priced; or with `whole` its ops.
     """
     stages, mesh = stages_of(search, shape), shape.mesh
-    units = least_units(search, unit_key(search, mesh, shape.micro_batch_size))
+    units = (least_prices if whole else least_units)(search, unit_key(search, mesh, shape.micro_batch_size))
     alone = []
     for stage in stages.classes:
         held: list[tuple[LayerKind | str, int]] = [*stage.layers]

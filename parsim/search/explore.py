@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parsim.search.bounds import bound, floor
+from parsim.search.bounds import bound, floor, least
 from parsim.search.grid import Bools, Floats
 from parsim.search.playing import Points, at_points, columns_of, family_for, prices_of
 from parsim.search.shape import Shape
-from parsim.search.survey import judged
+from parsim.search.survey import judged, recomputes_of
 from parsim.search.times import Times
 from parsim.spec import Search
 
@@ -55,18 +55,22 @@ class Candidates:
 
 def explore(search: Search, shape: Shape, cutoff_s: float, keep: int) -> Explored:
     """Play a shape's layouts that may be faster than `cutoff_s`; the best `keep` of them."""
-    times = Times(search, shape)
-    seconds = np.broadcast_to(floor(times), times.grid.shape)[judged(search, shape).feasible].min() * _SLACK
+    times, feasible = Times(search, shape), judged(search, shape).feasible
+    rough = least(search, shape, recomputes_of(feasible), whole=True) * _SLACK
+    if rough >= cutoff_s:
+        return Explored((), 0, 0, 0, rough)
+    seconds = np.broadcast_to(floor(times), times.grid.shape)[feasible].min() * _SLACK
     if seconds >= cutoff_s:
         return Explored((), 0, 0, 0, float(seconds))
     found = candidates(times)
     best: list[Found] = []
     played = inexact = start = 0
-    family, m = family_for(shape), shape.microbatches
+    m = shape.microbatches
     while start < len(found.points) and found.bounds[start] < cutoff_s:
         size = _FIRST if start == 0 else _CHUNK
         stop = min(start + size, int(np.searchsorted(found.bounds, cutoff_s)))
         lanes = slice(start, stop)
+        family = family_for(shape)
         prices = prices_of(times, found.points[lanes], family.model)
         counts = np.full(stop - start, m)
         interval = family.settle(prices, counts, cutoff_s if np.isfinite(cutoff_s) else None)
@@ -93,7 +97,7 @@ def explore(search: Search, shape: Shape, cutoff_s: float, keep: int) -> Explore
 def candidates(times: Times) -> Candidates:
     """The cost vectors of a shape's feasible layouts."""
     verdict = judged(times.search, times.shape)
-    columns = columns_of(times, family_for(times.shape).model)
+    columns = list(columns_of(times).values())
     over = np.broadcast_shapes(*(column.shape for column in columns))
     first, count = _projected(verdict.feasible, over)
     cells = np.flatnonzero(count)

@@ -9,8 +9,8 @@ few sizes tell those of all. Three sizes a period apart must agree or grow evenl
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,11 @@ __all__ = ["Filling", "filling"]
 Rows = npt.NDArray[np.int64]
 _WIDTH = len(NUMBERS)
 _AT = {name: index for index, name in enumerate(NUMBERS)}
-_FEW_PER_RANK = 3  # micro-batches for each rank, from which on a schedule is steady
+_FEW_PER_RANK = 2  # micro-batches for each rank, from which on schedules are steady
+_LOOKED_AT = 48  # rows that are tried as bounds of others: beyond it a row that could go stays, and does no harm
 
 
-@dataclass(frozen=True, eq=False)
-class Filling:
+class Filling(NamedTuple):
     """Rows of one kind of rank, [rows, classes * numbers]: where gradients are there all the time (`made`), and where
     each stage's first weight gradient makes them (`fresh`)."""
 
@@ -37,27 +37,37 @@ class Filling:
 
 
 def filling(
-    schedule: str, pp: int, microbatches: int, stages_per_rank: int, classes: tuple[tuple[int, ...], ...]
+    schedule: str,
+    pp: int,
+    microbatches: int,
+    stages_per_rank: int,
+    classes: tuple[tuple[int, ...], ...],
+    made_alone: bool = False,
 ) -> dict[tuple[int, ...], Filling]:
-    """The filling of each kind of rank; `classes[rank]` are those of its stages, in ascending order of the stages."""
+    """The filling of each kind of rank; `classes[rank]` are those of its stages, in ascending order of the stages.
+    `made_alone` where nobody asks for the fresh rows.
+    """
+    asked = stages_per_rank, classes, made_alone
     period = get(schedule).period(pp, microbatches, stages_per_rank)
     if period is not None:
-        least = max(_FEW_PER_RANK * pp, 3 * period, 8)
+        least = max(_FEW_PER_RANK * pp + period, 3 * period, 8)
         small = least + (microbatches - least) % period
-        if small + 2 * period < microbatches:
-            sizes = [small, small + period, small + 2 * period]
-            if all(get(schedule).period(pp, size, stages_per_rank) == period for size in sizes):
-                a, b, c = (_filled(schedule, pp, size, stages_per_rank, classes) for size in sizes)
-                more = (microbatches - small) // period
-                grown = {kind: _grown(a[kind], b[kind], c[kind], more) for kind in a}
-                if None not in grown.values():
-                    return grown  # type: ignore[return-value]
-    return _filled(schedule, pp, microbatches, stages_per_rank, classes)
+        sizes = [small, small + period, small + 2 * period]
+        if sizes[-1] < microbatches and all(get(schedule).period(pp, m, stages_per_rank) == period for m in sizes):
+            a, b = (_filled(schedule, pp, m, *asked) for m in sizes[:2])
+            if all(np.array_equal(x, y) for kind in a for x, y in zip(a[kind], b[kind], strict=True)):
+                return a
+            c = _filled(schedule, pp, sizes[2], *asked)
+            more = (microbatches - small) // period
+            grown = {kind: [_even(*rows, more) for rows in zip(a[kind], b[kind], c[kind], strict=True)] for kind in a}
+            known = {kind: Filling(*rows) for kind, both in grown.items() if len(rows := _all(both)) == len(both)}
+            if len(known) == len(grown):
+                return known
+    return _filled(schedule, pp, microbatches, *asked)
 
 
-def _grown(a: Filling, b: Filling, c: Filling, periods: int) -> Filling | None:
-    made, fresh = _even(a.made, b.made, c.made, periods), _even(a.fresh, b.fresh, c.fresh, periods)
-    return None if made is None or fresh is None else Filling(made, fresh)
+def _all(rows: Sequence[Rows | None]) -> list[Rows]:
+    return [one for one in rows if one is not None]
 
 
 def _even(a: Rows, b: Rows, c: Rows, periods: int) -> Rows | None:
@@ -68,7 +78,12 @@ def _even(a: Rows, b: Rows, c: Rows, periods: int) -> Rows | None:
 
 @lru_cache(maxsize=8192)
 def _filled(
-    schedule: str, pp: int, microbatches: int, stages_per_rank: int, classes: tuple[tuple[int, ...], ...]
+    schedule: str,
+    pp: int,
+    microbatches: int,
+    stages_per_rank: int,
+    classes: tuple[tuple[int, ...], ...],
+    made_alone: bool,
 ) -> dict[tuple[int, ...], Filling]:
     plan = build(schedule, pp, microbatches, stages_per_rank)
     found: dict[tuple[int, ...], list[tuple[Rows, Rows]]] = {}
@@ -76,7 +91,7 @@ def _filled(
     for rank, own in enumerate(classes):
         stages = plan.placement.stages_of(rank)
         class_of = dict(zip(stages, own, strict=True))
-        rows = _rows(plan.orders[rank], class_of, width)
+        rows = _rows(plan.orders[rank], class_of, width, made_alone)
         found.setdefault(tuple(sorted(own)), []).append(rows)
     return {
         kind: Filling(
@@ -86,7 +101,7 @@ def _filled(
     }
 
 
-def _rows(order: Sequence[Slot], class_of: dict[int, int], classes: int) -> tuple[Rows, Rows]:
+def _rows(order: Sequence[Slot], class_of: dict[int, int], classes: int, made_alone: bool) -> tuple[Rows, Rows]:
     """What each slot of a rank finds and needs, made and fresh."""
     ops = [(at, op) for at, slot in enumerate(order) for op in slot if op is not None]
     at = np.array([slot for slot, _ in ops])
@@ -112,6 +127,8 @@ def _rows(order: Sequence[Slot], class_of: dict[int, int], classes: int) -> tupl
     new = [(is_[kind] & first, f"first {kind}", 1) for kind in (Kind.B, Kind.W)]
     new += [(is_[kind] & ~first, str(kind), 1) for kind in (Kind.B, Kind.W)]
     made = _before(spread(changes)) + spread([*own, *plain])
+    if made_alone:
+        return made, made[:0]
     fresh = _before(spread([*changes, (first, "gradients", 1)])) + spread([*own, *new])
     return made, fresh
 
@@ -126,13 +143,13 @@ def _before(changes: Rows) -> Rows:
 
 
 def _highest(rows: Rows) -> Rows:
-    """The rows that no other is at least as high as in every number, in a fixed order."""
+    """The rows without those that one of the highest is at least as high as in every number, in a fixed order."""
     # Rows are told apart by a sum with odd weights: a collision would need counts beyond any plan's.
     weights = np.cumprod(np.full(rows.shape[1], 2_654_435_761, np.uint64) + np.arange(rows.shape[1], dtype=np.uint64))
     rows = rows[np.unique(rows.astype(np.uint64) @ weights, return_index=True)[1]]
     rows = rows[np.lexsort((*rows.T, rows.sum(axis=1)))[::-1]]
     kept = 0
-    while kept < len(rows):
+    while kept < min(len(rows), _LOOKED_AT):
         below = (rows[kept + 1 :] <= rows[kept]).all(axis=1)
         rows = np.concatenate((rows[: kept + 1], rows[kept + 1 :][~below]))
         kept += 1

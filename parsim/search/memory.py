@@ -41,7 +41,8 @@ class RankPeak:
 def peaks(search: Search, shape: Shape) -> tuple[RankPeak, ...]:
     """The peaks of a shape's kinds of ranks."""
     stages, mesh = stages_of(search, shape), shape.mesh
-    rows = filling(shape.schedule, mesh.pp, shape.microbatches, shape.stages_per_rank, stages.ranks)
+    buffers = habits_of(search.software).gradients == "buffer"
+    rows = filling(shape.schedule, mesh.pp, shape.microbatches, shape.stages_per_rank, stages.ranks, buffers)
     numbers = [_numbers_of(search, shape, stages, number) for number in range(len(stages.classes))]
     everything = np.concatenate(np.broadcast_arrays(*numbers), -1) if len(numbers) > 1 else numbers[0]
     return tuple(

@@ -40,21 +40,21 @@ def family_for(shape: Shape) -> Family:
     return family_of(shape.schedule, shape.mesh.pp, shape.stages_per_rank)
 
 
-def columns_of(times: Times, program: Program) -> list[Floats]:
-    """The times that a shape's prices are made of, over the grid: of each class of stage and pass, each message."""
-    return list(_named_columns(times, program).values())
-
-
-def _named_columns(times: Times, program: Program) -> dict[Any, Floats]:
+def columns_of(times: Times) -> dict[Any, Floats]:
+    """The times that a shape's prices are made of, over the grid: of each class of stage and pass, each message between
+    ranks. Known without the plan.
+    """
+    backward = get(times.shape.schedule).backward if times.shape.mesh.pp > 1 else "full"
+    gradients = {"full": (Kind.B,), "split": (Kind.I, Kind.W), "mixed": (Kind.B, Kind.I, Kind.W)}[backward]
     found: dict[Any, Floats] = {}
-    for slot in program.priced:
-        key = _op_key(times, slot)
-        if key not in found:
-            which, kind = key
-            once = {Kind.REDUCE_GRAD: times.reduction, Kind.STEP: times.step}.get(kind)
-            found[key] = times.op(which, kind) if once is None else once(which)
-    for boundary in program.boundaries:
-        found.setdefault(_hop_key(times, boundary), times.hop(*boundary))
+    for number in range(len(times.stages.classes)):
+        for kind in (Kind.F, *gradients):
+            found[number, kind] = times.op(number, kind)
+        found[number, Kind.REDUCE_GRAD], found[number, Kind.STEP] = times.reduction(number), times.step(number)
+    for source, target in enumerate(times.stages.placement.after):
+        if target is not None and _hop_key(times, (source, target))[0] != _hop_key(times, (source, target))[1]:
+            for boundary in ((source, target), (target, source)):
+                found[_hop_key(times, boundary)] = times.hop(*boundary)
     return found
 
 
@@ -70,7 +70,7 @@ def _hop_key(times: Times, boundary: tuple[int, int]) -> tuple[int, int]:
 def prices_of(times: Times, points: Points, program: Program) -> Prices:
     """The cost vectors of a shape's layouts at points of the grid, side by side as `program` orders them, stretched to
     whole steps."""
-    columns = _named_columns(times, program)
+    columns = columns_of(times)
     row_of = {key: row for row, key in enumerate(columns)}
     table = np.stack([*(at_points(times, column, points) for column in columns.values()), np.zeros(len(points))])
     table *= times.scale

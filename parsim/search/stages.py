@@ -24,6 +24,9 @@ class StageClass:
     again: tuple[tuple[tuple[LayerKind, int], ...], ...]
     first: bool
     last: bool
+    offset: int = 0
+    """Where its ranks begin in an NVLink domain, where domains and pipeline ranks do not hold a whole number of each
+    other."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,16 @@ def placement_of(schedule: str, pp: int, stages_per_rank: int) -> Placement:
 
 def stages_of(search: Search, shape: Shape) -> Stages:
     """The stages of a shape."""
-    return _stages(search, shape.schedule, shape.mesh.pp, shape.stages_per_rank, shape.layers)
+    mesh, domain = shape.mesh, search.cluster.node.nvlink_domain
+    width = mesh.gpus // mesh.pp
+    whole = width % domain == 0 or domain % width == 0
+    return _stages(search, shape.schedule, mesh.pp, shape.stages_per_rank, shape.layers, 0 if whole else width)
 
 
 @lru_cache(maxsize=4096)
-def _stages(search: Search, schedule: str, pp: int, stages_per_rank: int, layers: tuple[int, ...]) -> Stages:
+def _stages(
+    search: Search, schedule: str, pp: int, stages_per_rank: int, layers: tuple[int, ...], width: int
+) -> Stages:
     placement, kinds = placement_of(schedule, pp, stages_per_rank), kinds_of(search)
     recomputes = search.space.recompute
     number_of: dict[StageClass, int] = {}
@@ -82,7 +90,8 @@ def _stages(search: Search, schedule: str, pp: int, stages_per_rank: int, layers
             whole = recompute if recompute.mode == "full" else recompute.model_copy(update={"mode": "full"})
             count = 0 if recompute.mode == "none" else whole.layers_of(on_rank)[mates.index(stage)]
             again.append(_counted(own[:count]))
-        found = StageClass(_counted(own), tuple(again), part == 0, part == placement.parts - 1)
+        offset = placement.rank_of[stage] * width % search.cluster.node.nvlink_domain
+        found = StageClass(_counted(own), tuple(again), part == 0, part == placement.parts - 1, offset)
         of.append(number_of.setdefault(found, len(number_of)))
     return Stages(placement, tuple(number_of), tuple(of))
 

@@ -19,7 +19,7 @@ from parsim.search.shape import Mesh, Shape
 from parsim.search.space import shapes
 from parsim.spec import Search
 
-__all__ = ["Judged", "Row", "judged", "survey"]
+__all__ = ["Judged", "Row", "judged", "recomputes_of", "survey"]
 
 MEMORY = "memory"
 _SLACK = 1 - 1e-12  # what rounding may add to a bound
@@ -73,10 +73,15 @@ def _row(search: Search, number: int, shape: Shape) -> Row:
         assert found.rank is not None
         least_peak = float(found.peak.reshape(-1)[point]), int(found.rank.reshape(-1)[point]), point
     if feasible:
-        others = tuple(axis for axis in range(len(AXES)) if AXES[axis] != "recompute")
-        left = np.flatnonzero(found.feasible.any(axis=others)).tolist()
-        least_s = least(search, shape, left) * _SLACK
+        least_s = least(search, shape, recomputes_of(found.feasible)) * _SLACK
     return Row(number, int(grid.combinations.sum()), found.removed, found.says, feasible, least_s, least_peak)
+
+
+def recomputes_of(feasible: Bools) -> list[int]:
+    """The values of the recompute switch, by number, of which something is left."""
+    others = tuple(axis for axis in range(len(AXES)) if AXES[axis] != "recompute")
+    found: list[int] = np.flatnonzero(feasible.any(axis=others)).tolist()
+    return found
 
 
 @lru_cache(maxsize=20_000)

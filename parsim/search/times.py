@@ -11,6 +11,7 @@ import numpy as np
 from parsim.cost import RooflineCost
 from parsim.cost.constants import FITTED
 from parsim.cost.run_axes import axes_of
+from parsim.cost.step_end import straggler_factor
 from parsim.plan import Kind
 from parsim.schedules import get
 from parsim.search.grid import Floats, Grid, grid_of
@@ -37,11 +38,12 @@ class Times:
         self._ops: dict[tuple[int, Kind], Floats] = {}
         self._hops: dict[tuple[int, int], Floats] = {}
         self._ends: dict[int, tuple[Floats, Floats]] = {}
+        self._costs: dict[tuple[int, str, bool], RooflineCost] = {}
 
     @cached_property
     def straggler(self) -> float:
         """What a whole step is stretched by."""
-        return self._cost(0, self.grid.of("precision")[0], False).straggler
+        return straggler_factor(self.shape.mesh.gpus, FITTED)
 
     @property
     def scale(self) -> float:
@@ -128,29 +130,44 @@ class Times:
         return np.where(overlaps, reduce - hidden_reduce, 0.0), shown + optimizer
 
     def _end_work(self, number: int) -> tuple[Floats, Floats, Floats, Floats]:
+        """Of a stage: the same for all micro-batches and schedules whose stages hold as much."""
+        stage, placement = self.stages.classes[number], self.stages.placement
+        example = self.stages.example(number)
+        on_rank = len(placement.stages_of(placement.rank_of[example]))
+        twins = len({placement.rank_of[twin] for twin in placement.twins(example)})
+        key = self.shape.mesh, stage.layers, stage.first, stage.last, stage.offset, on_rank, twins
+        known = _known_ends(self.search)
+        if key not in known:
+            known[key] = self._priced_end(example)
+        return known[key]
+
+    def _priced_end(self, stage: int) -> tuple[Floats, Floats, Floats, Floats]:
         shape, points = self.grid.over("zero", "precision", "tp_network", "dp_network", "pp_network")
-        found = tuple(np.zeros(shape) for _ in range(4))
-        stage, costs = self.stages.example(number), dict[tuple[int, str], RooflineCost]()
+        reduce, gather, once, optimizer = (np.zeros(shape) for _ in range(4))
         for index, switches in points:
             networks = switches["tp_network"], switches["dp_network"], switches["pp_network"]
             paths = None if networks == ("usual",) * 3 else data_paths(self.search, self.shape.mesh, networks)
-            key = switches["zero"], switches["precision"]
-            if key not in costs:
-                costs[key] = self._cost(*key, False)
-            work = costs[key].end_work(stage, paths)
-            for column, seconds in zip(
-                found, (work.reduce_s, work.gather_s, work.once_s, work.optimizer_s), strict=True
-            ):
-                column[index] = seconds
-        return found  # type: ignore[return-value]
+            work = self._cost(switches["zero"], switches["precision"], False).end_work(stage, paths)
+            reduce[index], gather[index] = work.reduce_s, work.gather_s
+            once[index], optimizer[index] = work.once_s, work.optimizer_s
+        return reduce, gather, once, optimizer
 
     def _cost(self, zero: int, precision: str, cut: bool) -> RooflineCost:
-        return _roofline(self.search, self.shape, zero, precision, cut)
+        key = zero, precision, cut
+        if key not in self._costs:
+            self._costs[key] = _roofline(self.search, self.shape, zero, precision, cut)
+        return self._costs[key]
 
     @property
     def split_backward(self) -> bool:
         """Whether the plan plays I and W apart."""
         return self.shape.mesh.pp > 1 and get(self.shape.schedule).backward != "full"
+
+
+@lru_cache(maxsize=16)
+def _known_ends(search: Search) -> dict[object, tuple[Floats, Floats, Floats, Floats]]:
+    """What was found of the ends of a search's stages."""
+    return {}
 
 
 def _roofline(search: Search, shape: Shape, zero: int, precision: str, cut: bool) -> RooflineCost:

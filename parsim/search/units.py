@@ -28,7 +28,18 @@ from parsim.search.networks import tensor_path
 from parsim.search.shape import Mesh
 from parsim.spec import RecomputeSpec, Search
 
-__all__ = ["PASSES", "LeastUnits", "UnitKey", "Units", "kinds_of", "least_units", "unit_key", "units_of", "whole_stage"]
+__all__ = [
+    "PASSES",
+    "LeastUnits",
+    "UnitKey",
+    "Units",
+    "kinds_of",
+    "least_prices",
+    "least_units",
+    "unit_key",
+    "units_of",
+    "whole_stage",
+]
 
 PASSES = (Kind.F, Kind.I, Kind.W)
 _INSIDE = ("tp_comm", "tp_overlap", "tp_network", "ep_overlap", "cp_comm", "precision")
@@ -144,6 +155,20 @@ def least_units(search: Search, key: UnitKey) -> LeastUnits:
                 plain = _kernels(_blocks(costs, search, key, stated, _PLAIN, stage, Kind.I))
                 seconds = _kernels(_blocks(costs, search, key, stated, _whole(recompute), stage, Kind.I)) - plain
                 least[layer] = min(seconds, least.get(layer, seconds))
+    return LeastUnits(alone, again)
+
+
+@lru_cache(maxsize=65_536)
+def least_prices(search: Search, key: UnitKey) -> LeastUnits:
+    """The same of the prices themselves, by value of recompute."""
+    units = units_of(search, key)
+    alone: dict[tuple[LayerKind | str, Kind], float] = {}
+    alone |= {(layer, kind): float(column.min()) for (layer, kind), column in units.layers.items()}
+    alone |= {(end, kind): float(column.min()) for (end, kind), column in units.ends.items()}
+    again = tuple(
+        {layer: float(column[number].min()) - alone[layer, Kind.I] for layer, column in units.again.items()}
+        for number in range(len(grid_of(search, key.mesh).of("recompute")))
+    )
     return LeastUnits(alone, again)
 
 
