@@ -93,10 +93,9 @@ class Parts:
         `moved` save on the host.
         """
         weights = sum(self.layers_held([part]), self.ends_held([part])).whole
-        found = replace(scan(tuple(self.blocks(part, recomputed, moved))), weights=self.at.word * weights)
-        if not 0 < moved == self.layers[part]:
-            return found
-        return replace(found, window=moved_bytes(self.run, self.kinds(part)[moved - 1]))
+        window = moved_bytes(self.run, self.kinds(part)[moved - 1]) if 0 < moved == self.layers[part] else 0.0
+        found = scan(tuple(self.blocks(part, recomputed, moved)))
+        return replace(found, weights=self.at.word * weights, window=window)
 
     def blocks(self, part: int, recomputed: int, moved: int = 0) -> Iterator[Block]:
         """The blocks of one part in forward order."""
@@ -107,12 +106,18 @@ class Parts:
         if start.saved:
             yield Block((Unit((start,)),))
         kinds = self.kinds(part)[: self.layers[part]]
+        ends = len(kinds) - 1 if self._passing and run.layout.recompute.group_layers == 1 else None
         marked = [
-            (kind if is_cpu(run) else _without_window(kind), index < recomputed, index < moved)
+            (
+                kind if is_cpu(run) else _without_window(kind),
+                index < recomputed,
+                index < moved,
+                "last layer" if index == ends else "layer",
+            )
             for index, kind in enumerate(kinds)
         ]
-        for (kind, again, away), same in groupby(marked):
-            yield from self._layers(kind, again, away, len(list(same)))
+        for (kind, again, away, place), same in groupby(marked):
+            yield from self._layers(kind, again, away, place, len(list(same)))
         if part == self.last:
             weights = head_weights(model) if not model.tied_embeddings else embedding_weights(model)[:1]
             for index in range(model.mtp_layers):
@@ -121,7 +126,7 @@ class Parts:
         elif habits_of(run.software).keeps_output:
             yield Block((Unit((stage_output(at),)),))
 
-    def _layers(self, kind: LayerKind, again: bool, away: bool, count: int) -> Iterator[Block]:
+    def _layers(self, kind: LayerKind, again: bool, away: bool, place: str, count: int) -> Iterator[Block]:
         """Layers alike: each a block of its own, or groups that are recomputed together from one input; `away`: what
         they save is on the host until their backward.
         """
@@ -133,8 +138,8 @@ class Parts:
         if self._lazy:
             weights = gradient_bytes_of(self.run, layer_weights(model, number))
             units = tuple(replace(unit, entries=with_gradients(unit.entries, weights)) for unit in units)
-        if "layer" in self._passing:
-            units = tuple(replace(unit, entries=self._passing["layer"].added_to(unit.entries)) for unit in units)
+        if place in self._passing:
+            units = tuple(replace(unit, entries=self._passing[place].added_to(unit.entries)) for unit in units)
         if not again:
             yield Block(units, count)
             return
