@@ -1,6 +1,7 @@
 """`parsim export` and `parsim import`: runs, plans and recordings as the files of other tools, and back."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,7 +47,8 @@ def export(
     from parsim.cli.run_argument import read_run_argument
     from parsim.exchange import export as write
 
-    spec = read_run_argument(run, tuple(overrides or ()))
+    spec, notes = read_run_argument(run, tuple(overrides or ()))
+    _say(notes)
     stem = "run" if out is None or out == STDOUT else out.stem
     _deliver(write(spec, to, stem, every_rank=every_rank), None if out == STDOUT else out, force)
 
@@ -74,7 +76,7 @@ def _deliver(exported: "Exported", out: Path | None, force: bool) -> None:
             sys.stderr.write(f"wrote {name}\n")
 
 
-def _say(notes: "tuple[Note, ...]") -> None:
+def _say(notes: "Iterable[Note]") -> None:
     for note in notes:
         sys.stderr.write(f"note: {' '.join(str(note).split())}\n")
 

@@ -14,43 +14,63 @@ from parsim.spec.yaml_reader import read_document
 __all__ = ["read_run_argument", "run_from_file"]
 
 
-def read_run_argument(text: str, overrides: tuple[str, ...]) -> Run:
-    """The run that RUN or RESULT.json[#RANK] means. Raises SpecError."""
+def read_run_argument(text: str, overrides: tuple[str, ...]) -> tuple[Run, list[Note]]:
+    """The run that RUN or RESULT.json[#RANK] means, and what a reader must know of it. Raises SpecError."""
     name, mark, rank = text.rpartition("#")
     if not mark or not name.endswith(".json"):
         name, rank = text, ""
     if not name.endswith(".json"):
-        return load_run(text, overrides)
+        return load_run(text, overrides), []
     path = Path(name)
     document = parse_json_text(read_text(path, "result"))
     if not isinstance(document, Mapping):
         raise SpecError(f"{name}: neither a run nor a result: the JSON must be an object")
-    run = _run_in(document, rank, name)
-    return load_run(name, overrides) if run is None else run_from_document(run, path.parent, overrides, where=text)
+    run, beyond = _run_in(document, rank, name)
+    notes = [Note(field, "the search has priced it, and a run cannot say it") for field in beyond]
+    if run is None:
+        return load_run(name, overrides), notes
+    return run_from_document(run, path.parent, overrides, where=text), notes
 
 
-def _run_in(document: Mapping[str, Any], rank: str, where: str) -> Mapping[str, Any] | None:
-    """The document of the run that a result holds; None if the document is a run itself."""
+def _run_in(document: Mapping[str, Any], rank: str, where: str) -> tuple[Mapping[str, Any] | None, list[str]]:
+    """The document of the run that a result holds, None if the document is a run itself; and what the search says of
+    the layout that no run can.
+    """
     if rank and not (rank.isascii() and rank.isdigit() and int(rank[:9]) >= 1):
         raise SpecError(f"{where}#{rank}: the rank of a finalist is a number from 1")
-    finalists = document.get("top")
-    if isinstance(finalists, list) and finalists:
-        place = int(rank[:9] or 1)
-        if place > len(finalists):
-            raise SpecError(
-                f"{where}#{place}: the search kept {len(finalists)} finalists; 1 to {len(finalists)} would do"
-            )
-        chosen = finalists[place - 1]
-    elif rank and rank != "1":
-        raise SpecError(f"{where}#{rank}: it holds one run; without #{rank} it would do")
-    else:
-        chosen = document.get("best", document)
-    run = chosen.get("run") if isinstance(chosen, Mapping) else None
-    if isinstance(run, Mapping):
-        return run
+    finalists, best = document.get("top"), document.get("best")
+    base = best.get("run") if isinstance(best, Mapping) else document.get("run")
+    chosen: object = best if isinstance(best, Mapping) else document
+    if rank:
+        listed = finalists if isinstance(finalists, list) and finalists else [chosen]
+        if int(rank[:9]) > len(listed):
+            raise SpecError(f"{where}#{rank}: it has {len(listed)} finalists; 1 to {len(listed)} would do")
+        chosen = listed[int(rank[:9]) - 1]
+    if not isinstance(chosen, Mapping):
+        raise SpecError(f"{where}: its finalist is no object")
+    if "space" in document and best is None:
+        raise SpecError(f"{where}: the search has found no layout")
+    beyond = [str(name) for name in chosen.get("beyond_runs") or []]
+    if isinstance(chosen.get("run"), Mapping):
+        return chosen["run"], beyond
+    if isinstance(base, Mapping) and isinstance(chosen.get("layout"), Mapping):
+        return _finalist(base, chosen), beyond
     if chosen is not document or rank:
-        raise SpecError(f"{where}: its finalist holds no `run`; a result of this parsim's `search --json` would do")
-    return None
+        raise SpecError(f"{where}: it holds no `run`; a result of `parsim search --json` would do")
+    return None, beyond
+
+
+def _finalist(base: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The run of a finalist: the best one's with the layout, size and overlaps of this one."""
+    run = {**base, "layout": chosen["layout"]}
+    switches = chosen.get("switches") or {}
+    overlaps = {name: switches[name] for name in ("tp_overlap", "dp_overlap", "ep_overlap") if name in switches}
+    run["software"] = {**(base.get("software") or {}), **overlaps}
+    if "nodes" in chosen:
+        run["cluster"] = {**base["cluster"], "nodes": chosen["nodes"]}
+    if "sequences" in chosen:
+        run["batch"] = {**base["batch"], "global_batch_size": chosen["sequences"]}
+    return run
 
 
 def run_from_file(

@@ -57,6 +57,18 @@ def test_a_finalist_of_a_search_and_a_result_are_exported(cli: Cli) -> None:
     assert "--seed 0" in cli("export", "search.json", "--to", "megatron").out
     Path("result.json").write_text(json.dumps({"step_time_s": 1.0, "run": other}))
     assert "--seed 7" in cli("export", "result.json", "--to", "megatron").out
+    layout = {**run["layout"], "micro_batch_size": 2}
+    last = {
+        "layout": layout,
+        "switches": {"dp_overlap": False},
+        "nodes": 1,
+        "sequences": 16,
+        "beyond_runs": ["tp_comm"],
+    }
+    Path("search.json").write_text(json.dumps({**result, "top": [{"run": run}, last]}))
+    code, out, err = cli("export", "search.json#2", "--to", "megatron")
+    assert (code, "--micro-batch-size 2" in out, "--overlap-grad-reduce" in out) == (0, True, False)
+    assert "note: tp_comm: the search has priced it" in err
     Path("plain.json").write_text(json.dumps(other))
     assert "--seed 7" in cli("export", "plain.json", "--to", "megatron").out
 
@@ -68,6 +80,7 @@ def test_a_finalist_of_a_search_and_a_result_are_exported(cli: Cli) -> None:
         (("export", "run.yaml", "--to", "megatronn"), "did you mean 'megatron'"),
         (("export", "nope", "--to", "megatron"), "no bundled run"),
         (("export", "search.json#3", "--to", "megatron"), "1 to 1 would do"),
+        (("export", "none.json", "--to", "megatron"), "found no layout"),
         (("export", "search.json#0", "--to", "megatron"), "a number from 1"),
         (("export", "search.json#x", "--to", "megatron"), "a number from 1"),
         (("export", "empty.json", "--to", "megatron"), "must be an object"),
@@ -87,6 +100,7 @@ def test_refusals_are_one_line(refused: Refused, arguments: Sequence[object], sa
     run = load_run("run.yaml").document()
     Path("search.json").write_text(json.dumps({"top": [{"run": run}]}))
     Path("empty.json").write_text("[]")
+    Path("none.json").write_text(json.dumps({"space": 3, "best": None, "top": []}))
     Path("bare.json").write_text(json.dumps({"best": {"layout": {}}}))
     Path("train.sh").write_text(f"torchrun --nproc-per-node 1 pretrain_gpt.py {MEGATRON} --micro-batch-size 1\n")
     Path("bytes.sh").write_bytes(b"\xff\xfe\x00--num-layers")
