@@ -129,8 +129,7 @@ def _recomputations(run: Run) -> Iterator[_Change]:
     if recompute.mode == "full" and recompute.layers is None:
         return
     if recompute.mode != "full":
-        unfused = run.software.attention in ("unfused", "unfused_sinks")
-        cheap = ("core_attn",) if unfused else ()
+        cheap = ("core_attn",) if run.software.attention == "unfused" else ()
         for modules in (cheap, (*cheap, *_MODULES[:3]), (*cheap, *_MODULES[:4]), (*cheap, *_MODULES)):
             if set(modules) - set(recompute.modules):
                 yield _change("recompute", recompute=f"{{mode: selective, modules: [{', '.join(modules)}]}}")

@@ -80,7 +80,8 @@ PRESETS: Mapping[str, tuple[tuple[str, Habits], ...]] = {
         ("", _TITAN),
         ("2025-03", replace(_TITAN, step_bytes=0, unverified=("month of the fused AdamW",))),
     ),
-    "llama3-internal": (("", replace(_TITAN, unverified=("all: the stack is not public",))),),
+    # "Proactively deallocate tensors, including the input and output of each pipeline stage": 2407.21783, 3.3.2.
+    "llama3-internal": (("", Habits(unverified=("all but that: the stack is not public",))),),
     "llm-foundry-fsdp1": (("", Habits(step_tensor_bytes=12)),),  # DecoupledAdamW loops over tensors
     "internevo": (("", Habits(held_gradient="computed", step_bytes=12, step_whole_bytes=2)),),  # fitted
     "deepspeed": (("", replace(_SHARDED, unverified=("buckets", "live parameters"))),),

@@ -189,3 +189,8 @@ def test_a_head_that_is_not_split_keeps_no_logits_for_its_weights() -> None:
         run = make(TINY, {"pp": 2}, software={"framework": framework, "loss": "megatron"})
         kept[framework] = memory_of(run, build("zb-h1", 2, 8))[1].holding.stages[1].kept
     assert kept["megatron-core"] - kept["zero-bubble-megatron"] == 2 * S * H + 2 * S * 1024
+
+
+def test_sinks_keep_no_scores() -> None:
+    fused, sinks = (saved(make(TINY, {}, software={"attention": name})) for name in ("flash2", "unfused_sinks"))
+    assert sinks == fused

@@ -90,9 +90,11 @@ def stage_input_bytes(run: Run, at: Tokens) -> float:
 
 
 def has_whole_scores(run: Run) -> bool:
-    """Whether attention makes its scores whole: an unfused kernel; on a CPU also one that drops some of them."""
-    unfused = run.software.attention in ("unfused", "unfused_sinks")
-    return unfused or (is_cpu(run) and run.software.attention_dropout > 0)
+    """Whether attention makes its scores whole: an unfused kernel; on a CPU also one that drops some of them.
+
+    Learned sinks stand beside a fused one: published runs with them have no room for scores (gpt-oss-120b on 180 GB).
+    """
+    return run.software.attention == "unfused" or (is_cpu(run) and run.software.attention_dropout > 0)
 
 
 def repeated_bytes(run: Run, at: Tokens, query: float, both: float) -> float:
