@@ -14,6 +14,16 @@ from parsim.spec.yaml_reader import read_document
 __all__ = ["read_run_argument", "run_from_file"]
 
 
+_READ_ELSEWHERE = {
+    "torch-csv": "`parsim simulate RUN --plan FILE`",
+    "nccl-tests": "`parsim simulate RUN --calibration FILE`",
+    "nccl-xml": "`parsim topology FILE`",
+    "astra-sim": "`parsim topology FILE`",
+    "chakra": "nothing of parsim yet",
+}
+"""Files of other tools that are no run, and what takes them."""
+
+
 def read_run_argument(text: str, overrides: tuple[str, ...]) -> tuple[Run, list[Note]]:
     """The run that RUN or RESULT.json[#RANK] means, and what a reader must know of it. Raises SpecError."""
     name, mark, rank = text.rpartition("#")
@@ -77,6 +87,8 @@ def run_from_file(
     source: str, path: Path, like: str | None, model: str | None, cluster: str | None, gpus: int | None
 ) -> tuple[str, tuple[Note, ...]]:
     """The run file (YAML) of another tool's file, and what a reader must know of it. Raises SpecError."""
+    if source in _READ_ELSEWHERE:
+        raise SpecError(f"--from {source}: it says nothing of a run; {_READ_ELSEWHERE[source]} reads it")
     if source not in SOURCES:
         raise SpecError(f"--from {source}: {choose(source, [*SOURCES, 'kineto'])}")
     if gpus is not None and gpus < 1:

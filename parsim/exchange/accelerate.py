@@ -23,6 +23,8 @@ _F, _D = "fsdp_config.fsdp_", "parallelism_config.parallelism_config_"
 _REPLICATE, _SHARD, _TP, _CP = (f"{_D}{part}_size" for part in ("dp_replicate", "dp_shard", "tp", "cp"))
 _VERSION, _RESHARD, _OFFLOAD = f"{_F}version", f"{_F}reshard_after_forward", f"{_F}offload_params"
 _RECOMPUTE, _STRATEGY = f"{_F}activation_checkpointing", f"{_F}sharding_strategy"
+_ROTATES = f"{_D}cp_comm_strategy"
+_ROTATIONS = {"allgather": "allgather", "alltoall": "ring"}  # keys and values go round by all-to-alls
 _STRATEGIES = {"FULL_SHARD": (3, True), "SHARD_GRAD_OP": (3, False), "NO_SHARD": (0, True), "HYBRID_SHARD": (3, True)}
 _STRATEGIES |= {"HYBRID_SHARD_ZERO2": (3, False)}
 
@@ -85,6 +87,22 @@ def _read_layout(settings: Settings, say: Say) -> Fields:
     return fields | {"layout.zero": stage, "layout.fsdp": stage == 3, "layout.reshard_after_forward": reshard}
 
 
+def _context(run: Run, say: Say) -> Settings:
+    if run.layout.mesh.cp == 1:
+        return {}
+    words = {ours: word for word, ours in _ROTATIONS.items()}
+    if run.layout.cp_comm not in words:
+        say("layout.cp_comm", f"accelerate has no {run.layout.cp_comm}: it gathers keys and values")
+    return {_ROTATES: words.get(run.layout.cp_comm, "allgather")}
+
+
+def _word_of(settings: Settings, name: str, default: str, known: Mapping[str, str]) -> str:
+    word = settings.get(name, default)
+    if word not in known:
+        raise SpecError(f"{name} {word}: one of {', '.join(known)}")
+    return known[word]
+
+
 def _precision(run: Run, say: Say) -> Settings:
     precision = run.layout.precision
     if precision in ("fp32", "fp16", "bf16"):
@@ -144,6 +162,12 @@ ACCELERATE = Tool(
             ),
             _layout,
             _read_layout,
+        ),
+        Entry(
+            ("layout.cp_comm",),
+            (Setting(_ROTATES, "text"),),
+            _context,
+            lambda settings, say: {"layout.cp_comm": _word_of(settings, _ROTATES, "allgather", _ROTATIONS)},
         ),
         Entry(("layout.precision",), (Setting("mixed_precision", "any"),), _precision, _read_precision),
         Entry(("software.framework", "software.ops"), (), lambda run, say: {}, _dtypes),

@@ -32,7 +32,7 @@ class Exported:
 
 
 def _comments(tool: Tool, run: Run, notes: list[Note]) -> list[str]:
-    heading = [f"Run {run.name}, written by parsim in the names of {tool.release}."]
+    heading = [f"Run {' '.join(run.name.split())}, written by parsim in the names of {tool.release}."]
     return [*heading, "", "What this file does not say of the run:", *(f"  {note}" for note in notes)]
 
 

@@ -78,7 +78,7 @@ def import_run(source: str, text: str, path: Path, elsewhere: Elsewhere | None =
         settings["model.layers"] = layers
     fields, more = kind.tool.read(settings)
     notes += more
-    document = {"name": path.stem or "imported", **_filled(beside.like or {}, nested(fields))}
+    document = {"name": path.stem or "imported", **_filled(_open(beside.like or {}, kind.tool), nested(fields))}
     document["cluster"] = _cluster(document, fields, beside, notes)
     document["model"] = _model(document, fields, beside, notes, kind.tool)
     _drop_unknown_kernel(document, notes)
@@ -103,6 +103,15 @@ def _layers(tool: Tool, settings: dict[str, Any], beside: Elsewhere) -> int | No
     if isinstance(model, Mapping):
         return model.get("layers") or (load_model(model["name"]).layers if "name" in model else None)
     return None if model is None else load_model(model).layers
+
+
+def _open(like: Mapping[str, Any], tool: Tool) -> dict[str, Any]:
+    """Of a run that fills in what the file leaves open: its layout without what the tool's files decide, stated or by
+    the tool's own defaults.
+    """
+    decided = {field.split(".")[1] for field in tool.fields if field.startswith("layout.")}
+    layout = {name: value for name, value in (like.get("layout") or {}).items() if name not in decided}
+    return {**like, "layout": layout}
 
 
 def _filled(base: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:

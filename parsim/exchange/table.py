@@ -54,7 +54,7 @@ class Note(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        return f"{self.about}: {self.text}"
+        return " ".join(f"{self.about}: {self.text}".split())  # one line, whatever a file held
 
 
 class Setting(NamedTuple):

@@ -208,3 +208,30 @@ def test_notes_stand_in_the_script_and_what_it_says_is_said_once() -> None:
 
 def test_scripts_that_evaluate_themselves_end() -> None:
     assert "without end" in refusal("A='eval $A'\neval $A")
+
+
+def test_a_run_beside_it_fills_in_what_a_script_leaves_open_and_no_more() -> None:
+    like = {
+        "model": "llama3-70b",
+        "cluster": {"name": "dgx-a100", "nodes": 64},
+        "layout": {
+            "mesh": {"tp": 8, "pp": 4},
+            "schedule": "interleaved",
+            "stages_per_rank": 5,
+            "zero": 3,
+            "fsdp": True,
+        },
+        "software": {"fused_moe_activation": False, "throttled": False},
+    }
+    imported = read(f"{PLAIN} --pipeline-model-parallel-size 2".replace("--vocab-size 50257", ""), like=like)
+    run = imported.run
+    assert (run.layout.schedule, run.layout.zero, run.layout.mesh.tp) == ("1f1b", 0, 1)
+    assert (run.model.layers, run.model.vocab) == (24, 128256)
+    assert (run.cluster.name, run.cluster.nodes) == ("dgx-a100", 1)
+    assert not run.software.throttled
+
+
+def test_nothing_of_a_runs_name_is_run_by_the_shell() -> None:
+    run = load_run("llama3-70b-64").model_copy(update={"name": "x\nrm -rf $HOME"})
+    script = str(export(run, "megatron").main)
+    assert not any(line.startswith("rm") for line in script.splitlines())

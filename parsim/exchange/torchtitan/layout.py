@@ -121,7 +121,7 @@ def _batch(run: Run, say: Say) -> Settings:
 
 def _read_batch(settings: Settings, say: Say) -> Fields:
     """A rank's local batch is one pass: without a pipeline a micro-batch, with one all of its micro-batches."""
-    local: int = settings.get(_LOCAL) or settings.get("training.batch_size") or 8
+    local: int = settings[_LOCAL] if _LOCAL in settings else settings.get("training.batch_size", 8)
     whole: int = settings.get(_GLOBAL, -1)
     micro = settings.get(_MICRO, 1) if settings.get(_PP, 1) > 1 else local
     if local < 1 or micro < 1 or local % micro:
