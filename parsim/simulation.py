@@ -88,7 +88,9 @@ def simulate(
     contended = _contended(step_cost, lanes) if contention else None
 
     def take(step: int) -> Played:
-        multipliers = None if lanes == 1 and noise.silent else noise.multipliers(program, lanes, step, run.layout.mesh.tp)
+        multipliers = (
+            None if lanes == 1 and noise.silent else noise.multipliers(program, lanes, step, run.layout.mesh.tp)
+        )
         if contended is not None:
             return play_contended(program, priced, contended, multipliers)
         return _PLAYERS[engine](program, priced, multipliers, join=lanes)
