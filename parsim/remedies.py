@@ -12,7 +12,7 @@ from typing import Any
 
 from parsim.cost import RooflineCost
 from parsim.errors import ParsimError
-from parsim.memory import MemorySummary, memory_of
+from parsim.memory import MemorySummary, memory_of, summary_of
 from parsim.run_plan import plan_of
 from parsim.sim import compile_plan, play, prices
 from parsim.sim.period import lasting
@@ -88,7 +88,7 @@ def _fitting(
 ) -> Iterator[tuple[tuple[_Change, ...], tuple[Run, MemorySummary]]]:
     for group in groups:
         changed = _changed(run, [setting for change in group for setting in change.settings])
-        if changed is not None and changed[1].fits:
+        if changed is not None and changed[1].fits and changed[1].fits_on_host:
             yield group, changed
 
 
@@ -99,7 +99,7 @@ def _changed(run: Run, settings: Sequence[str]) -> tuple[Run, MemorySummary] | N
         memory = memory_of(changed, plan_of(changed))
     except ParsimError:
         return None
-    return changed, MemorySummary(memory, float(changed.cluster.node.gpu.memory_bytes))
+    return changed, summary_of(changed, memory)
 
 
 def _changes(run: Run) -> Iterator[_Change]:

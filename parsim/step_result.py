@@ -9,7 +9,7 @@ from typing import Any
 
 from parsim.explanation.slowest import SlowestStage
 from parsim.explanation.waterfall import EXPOSED, Waterfall, peak_of
-from parsim.memory import MemorySummary, RankMemory
+from parsim.memory import MemorySummary, RankMemory, summary_of
 from parsim.metrics import BUBBLE_DEFINITIONS, Bubble
 from parsim.model.routing import routing_document
 from parsim.model.weights import active_parameters, parameters
@@ -148,9 +148,7 @@ class StepResult:
     @cached_property
     def memory_summary(self) -> MemorySummary | None:
         """The memory of all ranks against what a GPU has; None where memory is not modelled."""
-        node = self.run.cluster.node
-        host = node.host_memory_bytes, min(node.gpus, self.run.ranks)
-        return MemorySummary(self.memory, self.gpu_memory_bytes, *host) if self.memory else None
+        return summary_of(self.run, self.memory) if self.memory else None
 
     @property
     def peak_memory_bytes(self) -> float | None:

@@ -60,3 +60,14 @@ def test_few_layers_are_recomputed_where_few_are_enough() -> None:
     fewer = setting.replace(f"layers: {layers}", f"layers: {layers - 1}")
     assert simulate(load_run(TOO_BIG[0][0], [*TOO_BIG[0][1:], setting])).fits
     assert not simulate(load_run(TOO_BIG[0][0], [*TOO_BIG[0][1:], fewer])).fits
+
+
+def test_a_host_without_room_is_no_remedy() -> None:
+    """Four sequences a micro-batch keep more of a rank's activations waiting than a host of 100 GB has room for."""
+    settings = ["layout.micro_batch_size=4", "layout.mesh={tp: 2, pp: 4, dp: 64}"]
+    roomy, small = (
+        load_run("llama3-70b-64", [*settings, f"cluster.node.host_memory_bytes={size}"]) for size in ("8 TB", "100 GB")
+    )
+    offload = "layout.offload={activations: true}"
+    assert any(offload in remedy.settings for remedy in remedies_of(roomy, most=9))
+    assert not any(offload in remedy.settings for remedy in remedies_of(small, most=9))

@@ -5,7 +5,7 @@ from parsim.memory.replay import CATEGORIES, Holding, Item, Moment, RankMemory, 
 from parsim.memory.reserved import CONTEXT_BYTES, device_bytes, limited_bytes
 from parsim.memory.run_memory import holdings_of, memory_of, weight_share
 from parsim.memory.stage import StageActivations, scan
-from parsim.memory.summary import MemorySummary
+from parsim.memory.summary import MemorySummary, summary_of
 
 __all__ = [
     "CATEGORIES",
@@ -26,5 +26,6 @@ __all__ = [
     "profiles_of",
     "replay",
     "scan",
+    "summary_of",
     "weight_share",
 ]

@@ -8,8 +8,9 @@ from parsim.errors import SpecError
 from parsim.memory.peak import peak_rows, peak_text
 from parsim.memory.replay import RankMemory
 from parsim.memory.reserved import CONTEXT_BYTES, device_bytes, limited_bytes
+from parsim.spec import Run
 
-__all__ = ["MemorySummary", "definitions"]
+__all__ = ["MemorySummary", "definitions", "summary_of"]
 
 
 def definitions() -> dict[str, str]:
@@ -40,6 +41,11 @@ class MemorySummary:
     def host(self) -> float:
         """The most that the ranks of a node keep in its memory: those of one that keeps most."""
         return self.ranks_of_node * max(sum(rank.host.values()) for rank in self.ranks)
+
+    @property
+    def fits_on_host(self) -> bool:
+        """Whether a node's memory holds that, as far as anybody knows."""
+        return self.host_capacity is None or self.host <= self.host_capacity
 
     @property
     def worst(self) -> RankMemory:
@@ -92,7 +98,7 @@ class MemorySummary:
 
     @property
     def _host_warnings(self) -> tuple[str, ...]:
-        if not self.host or (self.host_capacity is not None and self.host <= self.host_capacity):
+        if not self.host or (self.host_capacity is not None and self.fits_on_host):
             return ()
         needs = f"the {self.ranks_of_node} ranks of a node keep {_gib(self.host)} in its memory"
         if self.host_capacity is None:
@@ -137,6 +143,12 @@ class MemorySummary:
         memory = self.worst if rank is None else self.ranks[rank]
         rows = [{"category": row.category, "name": row.name, "bytes": row.size} for row in peak_rows(memory)]
         return {"pipeline_rank": memory.rank, "peak": peak_text(memory), "bytes": memory.peak_bytes, "rows": rows}
+
+
+def summary_of(run: Run, ranks: Sequence[RankMemory]) -> MemorySummary:
+    """The ranks of a run against its GPUs and nodes."""
+    node = run.cluster.node
+    return MemorySummary(ranks, float(node.gpu.memory_bytes), node.host_memory_bytes, min(node.gpus, run.ranks))
 
 
 def _gib(size: float) -> str:
