@@ -64,7 +64,7 @@ def search(
     finally:
         if own and pool is not None:
             pool.shutdown(cancel_futures=True)
-    if not any(branches.layouts for branches in found):
+    if all(branches.complete for branches in found) and not any(branches.layouts for branches in found):
         raise LayoutError(_empty(what))
     decided = time.process_time() - cpu, time.monotonic() - started
     best = [

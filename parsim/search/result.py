@@ -12,6 +12,7 @@ from parsim.search.branch import Branches, Entry
 from parsim.search.finalists import Contended, run_of_entry, switches_of
 from parsim.search.reasons import choices, rejected
 from parsim.search.scope import Scope
+from parsim.search.space import size_of
 from parsim.search.survey import limit_of
 from parsim.simulation import simulate
 from parsim.spec import Run
@@ -36,7 +37,7 @@ class SearchResult:
     @property
     def space(self) -> int:
         """Layouts of the space, over all sizes of cluster."""
-        return sum(size.layouts for size in self.sizes)
+        return sum(size.layouts for size in self.sizes) if self.certified else size_of(self.scope)
 
     @property
     def feasible(self) -> int:

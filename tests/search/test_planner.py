@@ -1,0 +1,205 @@
+"""The planner: the same best layout as playing everything, however many workers, wherever it was interrupted."""
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import parsim
+from parsim.errors import SpecError
+from parsim.search import SearchResult, search
+from parsim.search.explain import explain, faster
+from parsim.search.journal import Journal
+from parsim.search.sensitivity import sensitivity_of
+from parsim.spec.load import search_from_document
+from tests.search.brute import every_layout
+from tests.search.conftest import document, small
+
+
+def stable(result: SearchResult) -> str:
+    found = result.document()
+    found.pop("run_info")
+    return json.dumps(found)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_finds_what_playing_everything_finds(seed: int) -> None:
+    """With every rule of pruning on: as many layouts fit, and the best few are the same."""
+    what = small(seed, micro_batch_size=1, stages_per_rank={"most": 2})
+    result = search(what, top=5, contention=0)
+    every = sorted(every_layout(what), key=lambda layout: layout.step_s)
+    assert result.feasible == len(every)
+    assert result.certified
+    if not every:
+        assert result.best is None
+        return
+    assert result.best is not None
+    assert result.best.step_s == pytest.approx(every[0].step_s, rel=1e-9)
+    # Layouts of one shape with one cost vector are one entry of the list.
+    known = sorted({(layout.shape, round(layout.step_s, 10)) for layout in every}, key=lambda pair: pair[1])
+    assert [entry.step_s for entry in result.top] == pytest.approx([step_s for _, step_s in known[:5]], rel=1e-9)
+    peaks = {(layout.shape, layout.point): layout.peak_bytes for layout in every}
+    for entry in result.top:
+        assert entry.found.peak_bytes == pytest.approx(peaks[entry.shape, entry.found.point], rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", [1, 5])
+def test_finds_the_best_under_contention(seed: int) -> None:
+    what = small(seed, micro_batch_size=1, stages_per_rank={"most": 2}, recompute="none", zero=1, split="even")
+    every = [layout.step_s for layout in every_layout(what, contention=True)]
+    result = search(what, top=10, contention=10)
+    found = result.contended[0]
+    if not every:
+        assert found is None
+        return
+    assert found is not None
+    assert found.best is not None
+    assert found.certified
+    assert found.step_s[found.best] == pytest.approx(min(every), rel=1e-9)
+
+
+def test_two_workers_say_the_same() -> None:
+    what = small(2)
+    assert stable(search(what, jobs=1)) == stable(search(what, jobs=2))
+
+
+def test_an_interrupted_search_goes_on_and_says_the_same(tmp_path: Path) -> None:
+    what = small(3)
+    whole = stable(search(what, journal=tmp_path / "whole"))
+    lines = (tmp_path / "whole" / "done.jsonl").read_bytes()
+    rng = random.Random(0)
+    for number in range(6):
+        folder = tmp_path / f"cut-{number}"
+        folder.mkdir()
+        (folder / "search.json").write_bytes((tmp_path / "whole" / "search.json").read_bytes())
+        (folder / "done.jsonl").write_bytes(lines[: rng.randrange(len(lines))])
+        assert stable(search(what, journal=folder)) == whole
+        assert (folder / "done.jsonl").read_bytes() == lines
+
+
+def test_a_finished_journal_asks_nobody(tmp_path: Path) -> None:
+    what = small(3)
+    search(what, journal=tmp_path)
+    before = (tmp_path / "done.jsonl").stat().st_size
+    search(what, journal=tmp_path)
+    assert (tmp_path / "done.jsonl").stat().st_size == before
+
+
+def test_a_journal_belongs_to_one_search(tmp_path: Path) -> None:
+    search(small(3), journal=tmp_path)
+    with pytest.raises(SpecError, match="another search"):
+        search(small(4), journal=tmp_path)
+    with pytest.raises(SpecError, match="another search"):
+        search(small(3), top=3, journal=tmp_path)
+
+
+def test_a_line_that_was_changed_is_done_again(tmp_path: Path) -> None:
+    with Journal(tmp_path, "{}") as journal:
+        journal.put("a", [1])
+        journal.put("b", [2])
+    path = tmp_path / "done.jsonl"
+    path.write_text(path.read_text().replace('"value": [2]', '"value": [3]'))
+    with Journal(tmp_path, "{}") as journal:
+        assert "a" in journal
+        assert "b" not in journal
+
+
+def test_a_budget_ends_the_search_with_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the clock runs out, the best there is lies within the gap."""
+    what = small(2)
+    best = search(what, contention=0).best
+    assert best is not None
+    ended = 0
+    for budget in (1, 4, 10, 16, 22, 26):
+        asked = iter(range(10**6))
+        monkeypatch.setattr(time, "monotonic", lambda asked=asked: float(next(asked)))
+        result = search(what, budget_s=float(budget), contention=0)
+        ended += not result.certified
+        if result.best is not None:
+            assert result.gap is not None
+            assert result.best.step_s * (1 - result.gap) <= best.step_s * (1 + 1e-9)
+    assert ended > 2
+
+
+def test_the_document_says_what_became_of_every_layout() -> None:
+    found = search(small(2)).document()
+    assert found["space"] == found["feasible"] + sum(found["removed"].values())
+    assert found["certified"]
+    assert found["gap"] == 0
+    assert {"layout", "step_time_s", "peak_memory_bytes", "run"} <= set(found["best"])
+    run = parsim.Run.model_validate(found["best"]["run"])
+    assert parsim.simulate(run).step_time_s == pytest.approx(found["best"]["step_time_s"], rel=1e-9)
+    steps = [entry["step_time_s"] for entry in found["top"]]
+    assert steps == sorted(steps)
+    assert found["bound_s"] is None or found["bound_s"] >= steps[-1] * (1 - 1e-9) or len(steps) < 10
+    for line in found["rejected"]:
+        assert line["rule"] in found["removed"]
+        assert line["detail"]
+
+
+def test_the_room_is_called_as_the_function() -> None:
+    result = parsim.search(small(2), top=1, contention=0)
+    assert isinstance(result, SearchResult)
+
+
+def options(**more: Any) -> dict[str, Any]:
+    return document(2) | more
+
+
+def test_objectives_choose_the_size_of_the_cluster() -> None:
+    sizes = options(nodes=[1, 2], tokens=1e10, deadline_days=1e4)
+    fast = search(search_from_document(sizes | {"objective": "step_time"}), contention=0)
+    cheap = search(search_from_document(sizes | {"objective": "tokens_per_dollar"}), contention=0)
+    small_one = search(search_from_document(sizes | {"objective": "gpus_for_deadline"}), contention=0)
+    for result in (fast, cheap, small_one):
+        assert result.best is not None
+    steps = {size.nodes: size.top[0].step_s for size in fast.sizes}
+    assert fast.best is not None
+    assert fast.best.step_s == min(steps.values())
+    assert cheap.best is not None
+    assert cheap.best.step_s * cheap.best.shape.mesh.gpus == min(step * nodes * 8 for nodes, step in steps.items())
+    assert small_one.best is not None
+    assert small_one.best.shape.mesh.nodes == 1
+    hurry = search(
+        search_from_document(sizes | {"objective": "gpus_for_deadline", "deadline_days": 1e-4}), contention=0
+    )
+    assert hurry.best is not None
+    assert hurry.best.step_s == min(steps.values())
+
+
+def test_the_pareto_front_holds_nothing_that_another_beats() -> None:
+    result = search(search_from_document(options(nodes=[1, 2])), contention=0)
+    front = [(e.step_s, e.found.peak_bytes, e.shape.mesh.gpus) for e in result.pareto]
+    assert front
+    for one in front:
+        assert not any(other != one and all(a <= b for a, b in zip(other, one, strict=True)) for other in front)
+
+
+def test_explains_layouts_that_are_out_and_those_that_are_behind() -> None:
+    values = options(reserve_bytes=80 * 2.0**30 - 0.55 * 2.0**30)
+    result = search(search_from_document(values), contention=0)
+    smaller = search_from_document(values | {"space": {**values["space"], "tp": 1, "pp": 1, "zero": 0}})
+    out = explain(result, smaller, [("tp", "1"), ("pp", "1"), ("zero", "0")])
+    assert out["feasible"] == 0
+    assert "GiB too much" in out["removed"]["memory"]["because"]
+    nowhere = explain(result, search_from_document(values | {"space": {**values["space"], "tp": 3}}), [("tp", "3")])
+    assert nowhere["layouts"] == 0
+    assert "in the space" in nowhere["answer"]
+
+
+def test_the_rank_of_a_layout_counts_the_faster_ones() -> None:
+    what = small(0, micro_batch_size=1, stages_per_rank={"most": 2})
+    result = search(what, top=4, contention=0)
+    steps = [entry.step_s for entry in result.top]
+    expected = [sum(other < step * (1 - 1e-9) for other in steps) for step in steps]
+    assert [faster(result, step) for step in steps] == expected
+
+
+def test_more_of_the_machine_is_never_slower() -> None:
+    found = sensitivity_of(search(small(2), top=1, contention=0))
+    assert next(row["change"] for row in found) == "1 GiB more memory on each GPU"
+    for row in found[:3]:
+        assert row["gain"] >= -1e-9
