@@ -19,7 +19,7 @@ Fact = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Drawing:
-    """What stands around the diagram: title, headline numbers, a further table (title, columns, rows, note), and for
+    """What stands around the diagram: title, headline numbers, further tables (title, columns, rows, note), and for
     the page further figures.
     """
 
@@ -27,7 +27,7 @@ class Drawing:
     facts: Sequence[Fact]
     unit: str = "s"
     capacity_bytes: float | None = None
-    table: tuple[str, Sequence[str], Sequence[Sequence[str]], str] | None = None
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]], str]] = ()
     figures: "Callable[[], Sequence[Still]]" = tuple
 
 
@@ -56,7 +56,7 @@ def put_recording(outputs: Outputs, document: Mapping[str, Any], timeline: Timel
     if outputs.wants("html"):
         from parsim.report import Section, page
 
-        sections = () if drawing.table is None else (Section(*drawing.table),)
+        sections = [Section(*table) for table in drawing.tables]
         outputs.put("html", page(timeline, sections=sections, figures=drawing.figures(), **look))
     if outputs.wants("png"):
         from parsim.report import gantt, png_bytes

@@ -1,6 +1,6 @@
 """`parsim simulate`: a run file in, a predicted step out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,9 +180,22 @@ def _drawing(result: StepResult, document: Mapping[str, Any]) -> Drawing:
             ("peak memory", *(("-", "not modelled") if peak is None else (format_bytes(peak), memory))),
         ],
         capacity_bytes=result.gpu_memory_bytes,
-        table=("Where the step goes", ("cause", "time", "share", "hidden", "what it is"), _shares(document), _HIDDEN),
+        tables=(
+            ("Where the step goes", ("cause", "time", "share", "hidden", "what it is"), _shares(document), _HIDDEN),
+            *_memory_tables(document),
+        ),
         figures=lambda: _figures(result, document),
     )
+
+
+def _memory_tables(document: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]], str]]:
+    """What would make the run fit, and every byte of a rank."""
+    from parsim.report.memory_table import ledger_table, remedies_table
+
+    for name, table in (("remedies", remedies_table), ("memory_ledger", ledger_table)):
+        if document.get(name):
+            title, columns, rows, note = table(document[name])
+            yield f"{title[0].upper()}{title[1:]}", columns, rows, note
 
 
 def _attention(result: StepResult) -> str:
