@@ -20,7 +20,7 @@ __all__ = ["Refusal", "refusals", "size_refusal"]
 Refusal = tuple[str, Bools, str]
 """A rule, where on the grid it holds, and what it says of the first layout there."""
 
-_NETWORKS = "networks: axes put on NVLink must fill a domain or an even part of it, those on the NICs need several domains"
+_NETWORKS = "networks: axes on NVLink must fill a domain or an even part of it, those on the NICs need several domains"
 _KEPT = (
     "tp_comm: gathered inputs that are kept are not priced beside parameters or gradients that are cut without a "
     "pipeline; sequence_parallel would do"

@@ -4,13 +4,13 @@ The ledger's numbers (memory.Parts, memory.holding_of), once for each kind of st
 schedule (filling): equal to the replay of the plan, in microseconds.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from parsim.memory import scan
+from parsim.memory import Holding
 from parsim.memory.parts import Parts
 from parsim.memory.presets import habits_of
 from parsim.memory.profile import NUMBERS
@@ -18,10 +18,11 @@ from parsim.memory.run_memory import holding_of
 from parsim.search.filling import Filling, filling
 from parsim.search.grid import Floats, grid_of
 from parsim.search.layouts import run_on
+from parsim.search.ledgers import ledger_of
 from parsim.search.shape import Mesh, Shape
 from parsim.search.stages import Stages, stages_of
 from parsim.search.units import unit_key
-from parsim.spec import RecomputeSpec, Run, Search
+from parsim.spec import Search
 
 __all__ = ["RankPeak", "held_floor", "peaks"]
 
@@ -106,31 +107,21 @@ def _numbers_of(search: Search, shape: Shape, stages: Stages, number: int) -> Fl
 @lru_cache(maxsize=65_536)
 def _numbers(search: Search, mesh: Mesh, micro_batch_size: int, part: _Part, cuts: bool) -> Floats:
     grid = grid_of(search, mesh)
-    shape, points = grid.over(*_ACTIVE)
-    if habits_of(search.software).gradients == "buffer":
-        shape, points = grid.over(*_ACTIVE[:-1])
+    buffers = habits_of(search.software).gradients == "buffer"
+    shape, points = grid.over(*(_ACTIVE[:-1] if buffers else _ACTIVE))
     found = np.empty((*shape, len(NUMBERS)))
     more = _kept_inputs(search, mesh, micro_batch_size) * part.layers[part.number]
     for index, switches in points:
         comm, recompute = switches["tp_comm"], switches["recompute"]
         again = part.again[grid.of("recompute").index(recompute)]
-        run = _run(
-            search,
-            mesh,
-            micro_batch_size,
-            cuts and _cut(comm),
-            recompute,
-            switches["precision"],
-            switches.get("zero", 0),
-        )
-        found[index] = _part_numbers(run, part.layers, part.number, again)
+        cut = cuts and comm.startswith("sequence")
+        # What the ledger needs of the mesh does not depend on the batch where its gradients have buffers.
+        known = mesh._replace(sequences=mesh.dp) if buffers and search.model.moe is None else mesh
+        ledger = ledger_of(search, known, cut, recompute, switches["precision"], switches.get("zero", 0), buffers)
+        found[index] = ledger.numbers(micro_batch_size, part.layers, part.number, again)
         if comm == "sequence_parallel_kept" and cuts:
             found[index] += more
     return found
-
-
-def _cut(comm: str) -> bool:
-    return comm.startswith("sequence")
 
 
 def _kept_inputs(search: Search, mesh: Mesh, micro_batch_size: int) -> Floats:
@@ -138,53 +129,6 @@ def _kept_inputs(search: Search, mesh: Mesh, micro_batch_size: int) -> Floats:
     tokens = micro_batch_size * search.batch.sequence_length / mesh.cp
     more = 2 * 2 * tokens * search.model.hidden * (1 - 1 / mesh.tp)
     return np.array([more if name in _KEPT_NUMBERS else 0.0 for name in NUMBERS])
-
-
-@lru_cache(maxsize=16_384)
-def _run(
-    search: Search,
-    mesh: Mesh,
-    micro_batch_size: int,
-    cut: bool,
-    recompute: RecomputeSpec,
-    precision: str,
-    zero: int,
-) -> "_KnownRun":
-    comm = "sequence_parallel" if cut else "all_reduce"
-    switches = {"tp_comm": comm, "recompute": recompute, "precision": precision, "zero": zero}
-    return _KnownRun(run_on(search, mesh, micro_batch_size, switches))
-
-
-@dataclass(frozen=True, eq=False)
-class _KnownRun:
-    """A run known by identity."""
-
-    run: Run
-
-
-@lru_cache(maxsize=200_000)
-def _part_numbers(known: _KnownRun, layers: tuple[int, ...], part: int, again: int) -> tuple[float, ...]:
-    """StageActivations.numbers. Layers that are alike repeat one block, which is made once for any number of them."""
-    count = layers[part]
-    if count > 0 and again in (0, count) and known.run.model.moe is None:
-        one = _blocks(known, *_resized(layers, part, 1), 1 if again else 0)
-        two = _blocks(known, *_resized(layers, part, 2), 2 if again else 0)
-        repeats = [b.count - a.count for a, b in zip(one, two, strict=False)]
-        if len(one) == len(two) and sorted(repeats) == [0] * (len(one) - 1) + [1]:
-            blocks = tuple(
-                replace(block, count=block.count + more * (count - 1)) for block, more in zip(one, repeats, strict=True)
-            )
-            return scan(blocks).numbers
-    return Parts(known.run, layers).activations(part, again).numbers
-
-
-def _resized(layers: tuple[int, ...], part: int, count: int) -> tuple[tuple[int, ...], int]:
-    return (*layers[:part], count, *layers[part + 1 :]), part
-
-
-@lru_cache(maxsize=65_536)
-def _blocks(known: _KnownRun, layers: tuple[int, ...], part: int, again: int):  # type: ignore[no-untyped-def]
-    return tuple(Parts(known.run, layers).blocks(part, again))
 
 
 # What lies on ranks all the time
@@ -221,16 +165,17 @@ def _held(
     shape, points = grid_of(search, mesh).over(*_HELD)
     total, passes, update, receive = (np.zeros(shape) for _ in range(4))
     gradients = ""
-    known: dict[tuple[object, ...], int] = {}
+    known: dict[tuple[object, ...], Holding] = {}
     for index, switches in points:
-        key = _cut(switches["tp_comm"]), switches["precision"], switches["zero"]
+        cut = switches["tp_comm"].startswith("sequence")
+        key = cut, switches["precision"], switches["zero"]
         if key not in known:
-            comm = "sequence_parallel" if key[0] else "all_reduce"
+            comm = "sequence_parallel" if cut else "all_reduce"
             run = run_on(search, mesh, micro_batch_size, {**switches, "tp_comm": comm})
-            known[key] = holding_of(Parts(run, layers), 0, own, {})  # type: ignore[assignment]
+            known[key] = holding_of(Parts(run, layers), 0, own, {})
         holding = known[key]
-        total[index] = sum(item.size for item in holding.items)  # type: ignore[attr-defined]
-        receive[index] = sum(item.size for item in holding.items if item.name == "receive buffers")  # type: ignore[attr-defined]
-        passes[index], update[index] = holding.passes_bytes, holding.update_bytes  # type: ignore[attr-defined]
-        gradients = holding.gradients  # type: ignore[attr-defined]
+        total[index] = sum(item.size for item in holding.items)
+        receive[index] = sum(item.size for item in holding.items if item.name == "receive buffers")
+        passes[index], update[index] = holding.passes_bytes, holding.update_bytes
+        gradients = holding.gradients
     return _Held(total, passes, update, gradients), receive

@@ -64,7 +64,7 @@ def data_paths(search: Search, mesh: Mesh, networks: tuple[str, str, str]) -> Da
 
 
 def fits_domain(search: Search, mesh: Mesh, networks: tuple[str, str, str]) -> bool:
-    """Whether the axes put on NVLink fill a domain or an even part of it, and there are several to put others across."""
+    """Whether the axes on NVLink fill a domain or an even part of it, and there are several to put others across."""
     if "nic" in networks and mesh.gpus <= domain_of(search):
         return False
     degrees = zip(networks, (mesh.tp, mesh.holders, mesh.pp), strict=True)
