@@ -85,6 +85,12 @@ def test_fewer_kv_heads_than_ranks_are_duplicated() -> None:
     assert saved(make(grouped, {"tp": 8}))["attention"] == 2 * S * (2 * Q / 8 + 2 * 32) + 4 * S
 
 
+def test_norms_of_heads_keep_queries_and_keys_as_they_were() -> None:
+    grouped = {**TINY, "kv_heads": 2}
+    plain, normed = (saved_in_all(make({**grouped, "qk_norm": norm}, {"tp": 2})) for norm in ("none", "per_head"))
+    assert normed - plain == 2 * S * (Q + 64) / 2
+
+
 SAVINGS: dict[str, tuple[dict[str, Any], LayerKind, dict[str, Any], float]] = {
     "core_attn": (TINY, DENSE, {"attention": "unfused"}, 2 * HEADS * S * S),
     "layernorm": (TINY, DENSE, {}, 2 * 2 * S * H),

@@ -77,9 +77,11 @@ def norm_bytes(run: Run, at: Tokens, is_second: bool = False) -> float:
 
 
 def head_norm_bytes(run: Run, at: Tokens, columns: float) -> float:
-    """What norms of each head's queries and keys keep, `columns` in all."""
-    if run.model.qk_norm == "none" or not is_cpu(run):
+    """What norms of each head's queries and keys keep, `columns` in all: their inputs; the core has their outputs."""
+    if run.model.qk_norm == "none":
         return 0.0
+    if not is_cpu(run):
+        return at.column * columns
     wide = max(at.word, _LEAST)
     return (2 * columns + columns / run.model.head_dim) * wide * at.count
 
