@@ -1,17 +1,18 @@
 """`parsim export` and `parsim import`: runs, plans and recordings as the files of other tools, and back."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parsim.cli.output import STDOUT
+from parsim.cli.options import Json
+from parsim.cli.output import STDOUT, Outputs, json_text
 from parsim.errors import SpecError
 
 if TYPE_CHECKING:
-    from parsim.exchange import Exported, Note
+    from parsim.exchange import Note
 
 __all__ = ["export", "import_"]
 
@@ -39,6 +40,7 @@ def export(
         typer.Option(metavar="FILE", readable=False, help="Where to write it (default, and -: standard output)."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what belongs beside FILE if it exists.")] = False,
+    json: Json = None,
 ) -> None:
     """Write a run as the configuration of another tool.
 
@@ -47,38 +49,59 @@ def export(
     from parsim.cli.run_argument import read_run_argument
     from parsim.exchange import export as write
 
+    delivery = _Delivery(out, json)
     spec, notes = read_run_argument(run, tuple(overrides or ()))
-    _say(notes)
-    stem = "run" if out is None or out == STDOUT else out.stem
-    _deliver(write(spec, to, stem, every_rank=every_rank), None if out == STDOUT else out, force)
+    exported = write(spec, to, delivery.stem, every_rank=every_rank)
+    delivery.put(exported.main, exported.beside, (*notes, *exported.notes), {"to": to, "run": spec.document()}, force)
 
 
-def _deliver(exported: "Exported", out: Path | None, force: bool) -> None:
-    """The main file to `out` or to standard output, what belongs beside it into the same folder."""
-    from parsim.files import check_writable, write_all
+class _Delivery:
+    """Where a file, what belongs beside it, and the notes go. Refuses before the work what cannot be written."""
 
-    if out is None:
-        if isinstance(exported.main, bytes):
-            raise SpecError("what is written is binary: name a file with --out")
-        sys.stdout.write(exported.main)
-        if exported.beside:
-            sys.stderr.write(f"note: {', '.join(exported.beside)} belongs beside it: --out FILE writes both\n")
-    else:
-        beside = {out.parent / name: text for name, text in exported.beside.items()}
-        if not force and (there := [path for path in beside if path.exists()]):
+    def __init__(self, out: Path | None, json: Path | None) -> None:
+        self._out = None if out == STDOUT else out
+        if self._out is None and json == STDOUT:
+            raise SpecError("--json -: standard output cannot hold both; name a file with --out")
+        self._outputs = Outputs(out=self._out, json=json)
+
+    @property
+    def stem(self) -> str:
+        """What files beside the main one are called after."""
+        return "run" if self._out is None else self._out.stem
+
+    def put(
+        self,
+        main: str | bytes,
+        beside: Mapping[str, str | bytes],
+        notes: Iterable["Note"],
+        document: Mapping[str, Any],
+        force: bool = False,
+    ) -> None:
+        """Write everything, then say what a reader must know; `document` are further keys of the JSON."""
+        from parsim.files import check_writable, write_all
+
+        out, found = self._out, tuple(notes)
+        files = {} if out is None else {out.parent / name: content for name, content in beside.items()}
+        if not force and (there := [path for path in files if path.exists()]):
             raise SpecError(f"{there[0]} exists; give --force to overwrite it, or another --out")
-        contents = {out: exported.main, **beside}
-        check_writable(contents)
-        write_all(contents)
-    _say(exported.notes)
-    if out is not None:
-        for name in (out, *(out.parent / name for name in exported.beside)):
-            sys.stderr.write(f"wrote {name}\n")
-
-
-def _say(notes: "Iterable[Note]") -> None:
-    for note in notes:
-        sys.stderr.write(f"note: {' '.join(str(note).split())}\n")
+        if out is None and isinstance(main, bytes):
+            raise SpecError("what is written is binary: name a file with --out")
+        check_writable(files)
+        names = [] if out is None else [out, *files]
+        if self._outputs.wants("json"):
+            spoken = [{"about": note.about, "text": note.text} for note in found]
+            listed = {"schema_version": "1.0", "files": [str(name) for name in names], "notes": spoken, **document}
+            self._outputs.put("json", json_text(listed))
+        if out is not None:
+            self._outputs.put("out", main)
+        write_all(files)
+        self._outputs.write()
+        if out is None:
+            sys.stdout.write(str(main))
+            if beside:
+                sys.stderr.write(f"note: {', '.join(beside)} belongs beside it: --out FILE writes both\n")
+        for line in (*(f"note: {note}" for note in found), *(f"wrote {name}" for name in names)):
+            sys.stderr.write(f"{line}\n")
 
 
 def import_(
@@ -97,6 +120,7 @@ def import_(
         Path | None,
         typer.Option(metavar="FILE", readable=False, help="Where to write it (default, and -: standard output)."),
     ] = None,
+    json: Json = None,
 ) -> None:
     """Read another tool's configuration as a run, or a profiler's traces as a timeline.
 
@@ -104,21 +128,13 @@ def import_(
     """
     from parsim.cli.run_argument import run_from_file
     from parsim.cli.traces import timeline_text
-    from parsim.files import check_writable, write_all
 
-    target = None if out == STDOUT else out
-    if target is not None:
-        check_writable([target])
+    delivery = _Delivery(out, json)
     if source == "kineto":
         text, notes = timeline_text(files, step)
-    elif len(files) > 1:
+        delivery.put(text, {}, notes, {"from": source})
+        return
+    if len(files) > 1:
         raise SpecError(f"{len(files)} files: a run is read from one")
-    else:
-        text, notes = run_from_file(source, files[0], like, model, cluster, gpus)
-    if target is None:
-        sys.stdout.write(text)
-    else:
-        write_all({target: text})
-    _say(notes)
-    if target is not None:
-        sys.stderr.write(f"wrote {target}\n")
+    imported = run_from_file(source, files[0], like, model, cluster, gpus)
+    delivery.put(imported.yaml(), {}, imported.notes, {"from": source, "run": imported.run.document()})

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from parsim.errors import SpecError
-from parsim.exchange import SOURCES, Elsewhere, Note, import_run
+from parsim.exchange import SOURCES, Elsewhere, Imported, Note, import_run
 from parsim.files import parse_json_text, read_text
 from parsim.spec import Run, catalogue, load_run, run_from_document
 from parsim.spec.problem import choose
@@ -85,8 +85,8 @@ def _finalist(base: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, A
 
 def run_from_file(
     source: str, path: Path, like: str | None, model: str | None, cluster: str | None, gpus: int | None
-) -> tuple[str, tuple[Note, ...]]:
-    """The run file (YAML) of another tool's file, and what a reader must know of it. Raises SpecError."""
+) -> Imported:
+    """The run of another tool's file. Raises SpecError."""
     if source in _READ_ELSEWHERE:
         raise SpecError(f"--from {source}: it says nothing of a run; {_READ_ELSEWHERE[source]} reads it")
     if source not in SOURCES:
@@ -94,8 +94,7 @@ def run_from_file(
     if gpus is not None and gpus < 1:
         raise SpecError(f"--gpus {gpus}: at least 1")
     elsewhere = Elsewhere(_base(like), model and _absolute(model, Path()), cluster and _absolute(cluster, Path()), gpus)
-    imported = import_run(source, read_text(path), path, elsewhere)
-    return imported.yaml(), imported.notes
+    return import_run(source, read_text(path), path, elsewhere)
 
 
 def _base(like: str | None) -> Mapping[str, Any] | None:

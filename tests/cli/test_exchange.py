@@ -39,6 +39,20 @@ def test_what_is_exported_is_imported(cli: Cli, source: str) -> None:
     assert cli("check", "back.yaml").code == 0
 
 
+def test_what_is_said_is_json_too(cli: Cli) -> None:
+    code, out, _ = cli("export", "run.yaml", "--to", "torchtitan", "--out", "recipe.py", "--json", "-")
+    document = json.loads(out)
+    assert (code, document["files"]) == (0, ["recipe.py", "recipe.csv"])
+    assert document["run"] == load_run("run.yaml").document()
+    assert {"about", "text"} == set(document["notes"][0])
+    code, out, _ = cli(
+        "import", "--from", "torchtitan", "recipe.py", "--like", "run.yaml", "--out", "b.yaml", "--json", "-"
+    )
+    assert (code, json.loads(out)["run"]["layout"]["mesh"]["pp"]) == (0, 2)
+    assert cli("export", "run.yaml", "--to", "torchtitan", "--out", "recipe.py").code == 2
+    assert cli("export", "run.yaml", "--to", "torchtitan", "--out", "recipe.py", "--force").code == 0
+
+
 def test_export_and_import_speak_to_standard_output(cli: Cli) -> None:
     code, out, err = cli("export", "run.yaml", "--to", "megatron", "--set", "layout.precision=fp16")
     assert code == 0
@@ -89,6 +103,8 @@ def test_a_finalist_of_a_search_and_a_result_are_exported(cli: Cli) -> None:
         (("export", "empty.json", "--to", "megatron"), "must be an object"),
         (("export", "bare.json", "--to", "megatron"), "holds no `run`"),
         (("export", "run.yaml", "--to", "megatron", "--out", "no/where"), "is not a directory"),
+        (("export", "run.yaml", "--to", "megatron", "--json", "-"), "name a file with --out"),
+        (("export", "run.yaml", "--to", "chakra"), "is binary"),
         (("import", "train.sh"), "--from"),
         (("import", "--from", "megatron", "nope.sh"), "no such file"),
         (("import", "--from", "megatron", "train.sh", "train.sh"), "a run is read from one"),
