@@ -109,6 +109,15 @@ def test_names_of_earlier_releases(old: str, field: str, value: object) -> None:
     assert found == value
 
 
+def test_flags_that_are_like_known_ones_and_none_of_them() -> None:
+    imported = read(
+        f"{PLAIN} --tp-comm-overlap --tp-comm-overlap-cfg tp.yaml --no-position-embedding --use-flash-attn-v2"
+    )
+    assert imported.run.software.tp_overlap == "te_userbuffers"
+    noted = {note.about for note in imported.notes}
+    assert {"--tp-comm-overlap-cfg tp.yaml", "--no-position-embedding", "--use-flash-attn-v2"} <= noted
+
+
 def test_the_last_of_a_flag_that_is_stated_twice_counts() -> None:
     assert read(f"{PLAIN} --micro-batch-size 4").run.layout.micro_batch_size == 4
 

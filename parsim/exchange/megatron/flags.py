@@ -34,7 +34,8 @@ def settings_of_words(
             count += 1
             _older(flag, values, known, old, notes)
         elif not flag.startswith(NO_BEARING):
-            if near := get_close_matches(flag, known, n=1, cutoff=_ALMOST):
+            near = get_close_matches(flag, known, n=1, cutoff=_ALMOST)
+            if near and not (flag.startswith(near[0]) or near[0].startswith(flag)):  # --tp-comm-overlap-cfg is no slip
                 raise SpecError(f"unknown flag {flag}; did you mean {near[0]}?")
             unread.append(" ".join((flag, *values)))
     for flag, (name, value) in old.items():

@@ -26,6 +26,7 @@ OLDER: Mapping[str, Sequence[str]] = {
     "--fp32-allreduce": ("--accumulate-allreduce-grads-in-fp32",),
     "--scaled-upper-triang-masked-softmax-fusion": (),
     "--moe-extended-tp": (),
+    "--no-position-embedding": (),
 }
 """The words that an old flag stands for, its own values behind them; none: it is ignored by today's releases too."""
 
