@@ -24,7 +24,7 @@ from parsim.memory.presets import habits_of
 from parsim.memory.states import Held, shards_of
 from parsim.spec import Run
 
-__all__ = ["Passing", "gathered_bytes", "passing"]
+__all__ = ["Passing", "gathered_bytes", "gathers_by_layer", "passing"]
 
 _UNITS = 2  # whole layers at once: the running one and the prefetched one
 
@@ -59,6 +59,11 @@ def gathered_bytes(run: Run, held: Held, layers: Sequence[Held]) -> dict[tuple[s
         ("communication", "gathered layers"): word * (kept + largest),
         ("communication", "gradients on their way"): gradient * units * largest,
     }
+
+
+def gathers_by_layer(run: Run) -> bool:
+    """Whether only the layers at work are whole on a rank. In a pipeline all of them stay so, once gathered."""
+    return _gathers(run) and run.layout.mesh.pp == 1 and run.layout.reshard_after_forward
 
 
 class Passing(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from parsim.memory.buffers import framework_buffers
-from parsim.memory.gathered import gathered_bytes
+from parsim.memory.gathered import gathered_bytes, gathers_by_layer
 from parsim.memory.host import moved_layers, states_on_host, weights_on_host
 from parsim.memory.ledger.ends import lost_bytes
 from parsim.memory.ledger.entry import total
@@ -57,8 +57,13 @@ def holding_of(parts: Parts, rank: int, own: Sequence[int], by_stage: Mapping[in
     held, largest = sum(layers, ends), max(layers, key=lambda each: each.whole, default=Held())
     updated, fetched = states_on_host(run), weights_on_host(run)
     resident = ends + largest.times(min(_LAYERS_AT_ONCE, len(layers))) if fetched else held
+    # Copies in low precision are made of whole weights: they last as long as these.
+    copied = largest.times(min(_LAYERS_AT_ONCE, len(layers))) if gathers_by_layer(run) else resident
     copies = 2 * max((stage.window for stage in by_stage.values()), default=0.0)  # one leaves, one comes
-    items = (*_items(parts, own, held, layers, resident), Item("communication", "activations on their way", copies))
+    items = (
+        *_items(parts, own, held, layers, resident, copied),
+        Item("communication", "activations on their way", copies),
+    )
     states = state_bytes(run, held)["optimizer"] if updated else 0.0
     weights = state_bytes(run, sum(layers, Held()))["parameters"] if fetched else 0.0
     return Holding(
@@ -72,9 +77,11 @@ def holding_of(parts: Parts, rank: int, own: Sequence[int], by_stage: Mapping[in
     )
 
 
-def _items(parts: Parts, own: Sequence[int], held: Held, layers: Sequence[Held], resident: Held) -> Sequence[Item]:
+def _items(
+    parts: Parts, own: Sequence[int], held: Held, layers: Sequence[Held], resident: Held, copied: Held
+) -> Sequence[Item]:
     """What a rank that holds the parts `own` (a part twice if two of its stages share the rank) has all the time; of
-    its weights those of `resident` on the device.
+    its weights those of `resident` on the device, those of `copied` in low precision too.
     """
     run = parts.run
     habits = habits_of(run.software)
@@ -85,7 +92,7 @@ def _items(parts: Parts, own: Sequence[int], held: Held, layers: Sequence[Held],
     buffers, gathered = framework_buffers(run, held, kinds, receives, predicts), gathered_bytes(run, held, layers)
     return [
         Item("parameters", "parameters", state_bytes(run, resident)["parameters"]),
-        Item("parameters", "low-precision copies", quantised_copy_bytes(run, resident)),
+        Item("parameters", "low-precision copies", quantised_copy_bytes(run, copied)),
         Item("gradients", "gradients", states["gradients"] if habits.gradients == "buffer" else 0.0),
         Item("optimizer", "optimizer states", 0.0 if states_on_host(run) else states["optimizer"], habits.lazy_states),
         *(Item(category, name, size) for (category, name), size in buffers.items()),

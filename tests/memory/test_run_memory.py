@@ -188,3 +188,16 @@ def test_samples_follow_the_recording() -> None:
         times = [sample.t_s for sample in samples]
         assert times == sorted(times)
         assert max(sum(sample.bytes.values()) for sample in samples) == pytest.approx(memory.peak_bytes)
+
+
+def test_low_precision_copies_last_as_long_as_the_weights_they_are_made_of() -> None:
+    """Row-wise and transposed, a byte an element and its scales: of all layers, or of two that FSDP has whole at a time."""
+
+    def copies(**layout: object) -> float:
+        run = make(TINY, {"dp": 4}, layout={"precision": "fp8-current-scaling", **layout})
+        (rank,) = memory_of(run, build("1f1b", 1, 8))
+        return sum(item.size for item in rank.holding.items if item.name == "low-precision copies")
+
+    layer = 2 * (1 + 1 / 64) * (4 * 256 * 256 + 3 * 256 * 512)
+    assert copies() == copies(zero=3, fsdp=True, reshard_after_forward=False) == 16 * layer
+    assert copies(zero=3, fsdp=True) == 2 * layer
