@@ -1,7 +1,10 @@
-"""Branch and bound: surveys every mesh, then explores shapes in the order of their floors until none can be better.
+"""Branch and bound: surveys every mesh, then takes the shape of the least bound until none can be better.
 
-Shapes are explored in waves of fixed sizes: what a wave has to beat is what those before it have found, however many
-workers play it. So the result, and how much was played, is the same for one worker and for many.
+A shape has first the rough floor of its survey. When that is the least of all it is replaced by the shape's floor, this
+by the least bound of its layouts, and when that is the least of all the layouts are played. So links are priced, and
+plans made, only where nothing else can tell. Shapes are taken in waves of fixed sizes: what a wave has to beat is what
+those before it have found, however many workers play it. So the result, and how much was played, is the same for one
+worker and for many.
 """
 
 import time
@@ -9,20 +12,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
 from parsim.search.explore import Explored, Found
 from parsim.search.journal import Journal
 from parsim.search.scope import Scope
 from parsim.search.shape import Mesh, Shape
-from parsim.search.space import meshes, shapes
+from parsim.search.space import meshes, shape_at
 from parsim.search.survey import Row
-from parsim.search.tasks import explored_of, row_of, run_explore, run_survey
+from parsim.search.tasks import explored_of, row_of, run_bound, run_explore, run_floor, run_survey
 
 __all__ = ["Branches", "Entry", "Progress", "Workers", "branch_and_bound"]
 
-_WAVES = (1, 1, 2, 4)  # then always the next
-_WAVE = 8
+_TASKS = (run_floor, run_bound, run_explore)
+_WAVES = (16, 16, 4)  # shapes that are taken together, by how much is known of them
+_KNOWN = len(_TASKS) - 1
 
 Progress = Callable[[str, int, int, float | None], None]
 """Told the phase, how much of it is done, of how much, and the best step time so far."""
@@ -113,50 +118,69 @@ def branch_and_bound(scope: Scope, text: str, nodes: int, keep: int, workers: Wo
     if len(answers) < len(every):
         found.complete, found.bound_s = False, 0.0
         return found
-    order = sorted((row.floor_s, number) for number, (_, row) in enumerate(found.rows) if row.feasible)
-    _explore(scope, text, order, keep, workers, progress, found)
+    shapes = [_Open(row.floor_s, number, 0) for number, (_, row) in enumerate(found.rows) if row.feasible]
+    _explore(scope, text, shapes, keep, workers, progress, found)
     return found
 
 
+class _Open(NamedTuple):
+    """A shape that is not decided: no layout of it takes less than `bound_s`, which is the rough floor (`known` 0), the
+    floor (1) or the least bound (2)."""
+
+    bound_s: float
+    number: int
+    known: int
+
+
 def _explore(
-    scope: Scope,
-    text: str,
-    order: list[tuple[float, int]],
-    keep: int,
-    workers: Workers,
-    progress: Progress,
-    found: Branches,
+    scope: Scope, text: str, every: list[_Open], keep: int, workers: Workers, progress: Progress, found: Branches
 ) -> None:
-    start = wave = 0
-    while start < len(order) and order[start][0] < _cutoff(found.top, keep):
-        size = _WAVES[wave] if wave < len(_WAVES) else _WAVE
-        cutoff = _cutoff(found.top, keep)
-        members = [number for floor, number in order[start : start + size] if floor < cutoff]
+    """Take shapes, least bound first, until no bound is below the last of the list."""
+    heapify(every)
+    total, decided = len(every), 0
+    while every and every[0].bound_s < (cutoff := _cutoff(found.top, keep)):
+        wave = _wave(every, cutoff)
+        limit = None if cutoff == float("inf") else cutoff
         questions = []
-        for number in members:
-            mesh, row = found.rows[number]
-            args = (text, tuple(mesh), row.number, None if cutoff == float("inf") else cutoff, keep)
-            questions.append((f"explore {args[1:]}", args))
-        answered = 0
-        for number, values in zip(members, workers.ask(run_explore, questions), strict=False):
-            _take(scope, found, number, explored_of(values), keep)
-            answered += 1
-            progress("play", start + answered, len(order), found.top[0].step_s if found.top else None)
-        if answered < len(members):
+        for shape in wave:
+            mesh, row = found.rows[shape.number]
+            more = (limit, keep) if shape.known == _KNOWN else ()
+            args = (text, tuple(mesh), row.number, *more)
+            questions.append((f"{_TASKS[shape.known].__name__} {args[1:]}", args))
+        answers = list(workers.ask(_TASKS[wave[0].known], questions))
+        for shape, answer in zip(wave, answers, strict=False):
+            if shape.known == _KNOWN:
+                _take(scope, found, shape.number, explored_of(answer), keep)
+                decided += 1
+            else:
+                bound_s, vectors = answer
+                found.vectors += vectors
+                found.opened += vectors > 0
+                heappush(every, _Open(max(bound_s, shape.bound_s), shape.number, shape.known + 1))
+            progress("play", decided, total, found.top[0].step_s if found.top else None)
+        if len(answers) < len(wave):
             found.complete = False
+            for shape in wave[len(answers) :]:
+                heappush(every, shape)
             break
-        start, wave = start + len(members), wave + 1
-    if start < len(order):
-        found.bound_s = min(found.bound_s, order[start][0])
+    if every:
+        found.bound_s = min(found.bound_s, every[0].bound_s)
+
+
+def _wave(every: list[_Open], cutoff: float) -> list[_Open]:
+    """The next shapes of which as much is known as of the first."""
+    known = every[0].known
+    wave = [heappop(every)]
+    while every and every[0].known == known and every[0].bound_s < cutoff and len(wave) < _WAVES[known]:
+        wave.append(heappop(every))
+    return wave
 
 
 def _take(scope: Scope, found: Branches, number: int, explored: Explored, keep: int) -> None:
     mesh, row = found.rows[number]
-    shape = next(shape for at, shape in enumerate(shapes(scope, mesh)) if at == row.number)
-    found.vectors += explored.vectors
+    shape = shape_at(scope, mesh, row.number)
     found.played += explored.played
     found.inexact += explored.inexact
-    found.opened += 1
     found.bound_s = min(found.bound_s, explored.bound_s)
     entries = [Entry(best.step_s, number, best, shape) for best in explored.best]
     found.top = sorted([*found.top, *entries], key=lambda entry: (entry.step_s, entry.order, entry.found.point))[:keep]

@@ -11,12 +11,12 @@ from typing import Any
 
 from parsim.errors import LayoutError, ParsimError
 from parsim.search.branch import Entry
-from parsim.search.explore import explore
+from parsim.search.explore import explore, floored
 from parsim.search.finalists import run_of_entry
 from parsim.search.planner import search
 from parsim.search.reasons import memory_text
 from parsim.search.result import SearchResult
-from parsim.search.space import shapes
+from parsim.search.space import shape_at
 from parsim.search.survey import MEMORY
 from parsim.simulation import simulate
 from parsim.spec import Search
@@ -78,7 +78,9 @@ def faster(result: SearchResult, step_s: float) -> int:
     for size in result.sizes:
         for mesh, row in size.rows:
             if row.feasible and row.floor_s < step_s:
-                shape = next(shape for at, shape in enumerate(shapes(result.scope, mesh)) if at == row.number)
+                shape = shape_at(result.scope, mesh, row.number)
+                if floored(result.scope, shape) >= step_s:
+                    continue
                 count += len(explore(result.scope, shape, step_s * (1 - 1e-9), _EVERY).best)
     return count
 

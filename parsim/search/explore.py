@@ -4,19 +4,20 @@ Layouts with one cost vector are one play: switches that no time depends on, and
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from parsim.search.bounds import bound, floor, least
+from parsim.search.bounds import bound, floor
 from parsim.search.grid import Bools, Floats
 from parsim.search.playing import Points, at_points, columns_of, family_for, prices_of
 from parsim.search.shape import Shape
-from parsim.search.survey import judged, recomputes_of
+from parsim.search.survey import judged
 from parsim.search.times import Times
 from parsim.spec import Search
 
-__all__ = ["Candidates", "Explored", "Found", "candidates", "explore"]
+__all__ = ["Candidates", "Explored", "Found", "candidates", "explore", "floored", "opened", "tightened"]
 
 _SLACK = 1 - 1e-12  # what rounding may add to a bound
 _FIRST, _CHUNK = 32, 256
@@ -32,11 +33,9 @@ class Found(NamedTuple):
 
 
 class Explored(NamedTuple):
-    """What came of a shape: the best found, how many cost vectors there are and were played, and the least bound of
-    those that were not."""
+    """What came of a shape: the best found, how many cost vectors were played, the least bound of the others."""
 
     best: tuple[Found, ...]
-    vectors: int
     played: int
     inexact: int
     """Plays of which only an interval is known, and which it proves too slow."""
@@ -53,16 +52,28 @@ class Candidates:
     peaks: Floats
 
 
+def floored(search: Search, shape: Shape) -> float:
+    """The least work of a shape's busiest rank, over its feasible layouts."""
+    feasible, times = judged(search, shape).feasible, Times(search, shape)
+    return float(np.broadcast_to(floor(times), times.grid.shape)[feasible].min()) * _SLACK
+
+
+def tightened(search: Search, shape: Shape) -> tuple[float, int]:
+    """The least bound of a shape's feasible layouts, and how many cost vectors they have."""
+    found = opened(search, shape)[1]
+    return float(found.bounds[0]), len(found.points)
+
+
+@lru_cache(maxsize=512)
+def opened(search: Search, shape: Shape) -> tuple[Times, "Candidates"]:
+    """A shape's times and cost vectors, for a while."""
+    times = Times(search, shape)
+    return times, candidates(times)
+
+
 def explore(search: Search, shape: Shape, cutoff_s: float, keep: int) -> Explored:
     """Play a shape's layouts that may be faster than `cutoff_s`; the best `keep` of them."""
-    times, feasible = Times(search, shape), judged(search, shape).feasible
-    rough = least(search, shape, recomputes_of(feasible), whole=True) * _SLACK
-    if rough >= cutoff_s:
-        return Explored((), 0, 0, 0, rough)
-    seconds = np.broadcast_to(floor(times), times.grid.shape)[feasible].min() * _SLACK
-    if seconds >= cutoff_s:
-        return Explored((), 0, 0, 0, float(seconds))
-    found = candidates(times)
+    times, found = opened(search, shape)
     best: list[Found] = []
     played = inexact = start = 0
     m = shape.microbatches
@@ -91,7 +102,7 @@ def explore(search: Search, shape: Shape, cutoff_s: float, keep: int) -> Explore
             cutoff_s = min(cutoff_s, best[-1].step_s)
         start = stop
     left = float(found.bounds[start]) if start < len(found.points) else float("inf")
-    return Explored(tuple(best), len(found.points), played, inexact, left)
+    return Explored(tuple(best), played, inexact, left)
 
 
 def candidates(times: Times) -> Candidates:

@@ -15,7 +15,7 @@ from parsim.search.shape import Mesh, Shape
 from parsim.spec import Search
 from parsim.spec.split import layers_of_parts
 
-__all__ = ["divisors", "meshes", "pipelines", "shapes", "size_of"]
+__all__ = ["divisors", "meshes", "pipelines", "shape_at", "shapes", "size_of"]
 
 
 @lru_cache(maxsize=4096)
@@ -67,6 +67,16 @@ def shapes(search: Search, mesh: Mesh) -> Iterator[Shape]:
         if size in search.space.micro_batch_size and size * search.batch.sequence_length % mesh.tp == 0:
             for schedule, stages, split, layers in pipelines(search, mesh.pp):
                 yield Shape(mesh, size, schedule, stages, split, layers)
+
+
+@lru_cache(maxsize=4096)
+def _shapes(search: Search, mesh: Mesh) -> tuple[Shape, ...]:
+    return tuple(shapes(search, mesh))
+
+
+def shape_at(search: Search, mesh: Mesh, number: int) -> Shape:
+    """A shape by its number on its mesh."""
+    return _shapes(search, mesh)[number]
 
 
 @lru_cache(maxsize=4096)

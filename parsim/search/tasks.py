@@ -6,13 +6,13 @@ as None.
 
 from typing import Any
 
-from parsim.search.explore import Explored, Found, explore
+from parsim.search.explore import Explored, Found, explore, floored, tightened
 from parsim.search.scope import scope_of
 from parsim.search.shape import Mesh
-from parsim.search.space import shapes
+from parsim.search.space import shape_at
 from parsim.search.survey import Row, survey
 
-__all__ = ["explored_of", "row_of", "run_explore", "run_survey"]
+__all__ = ["explored_of", "row_of", "run_bound", "run_explore", "run_floor", "run_survey"]
 
 _INFINITE = float("inf")
 
@@ -32,20 +32,30 @@ def row_of(values: list[Any]) -> Row:
     return Row(number, layouts, removed, says, feasible, _INFINITE if floor_s is None else floor_s, peak)
 
 
-def run_explore(text: str, mesh: tuple[int, ...], number: int, cutoff_s: float | None, keep: int) -> list[Any]:
-    """What comes of a shape, by its number on its mesh."""
+def run_floor(text: str, mesh: tuple[int, ...], number: int) -> list[Any]:
+    """The floor of a shape, by its number on its mesh; nobody has counted its cost vectors."""
     scope = scope_of(text)
-    shape = next(shape for at, shape in enumerate(shapes(scope, Mesh(*mesh))) if at == number)
-    found = explore(scope, shape, _INFINITE if cutoff_s is None else cutoff_s, keep)
-    return [[list(best) for best in found.best], found.vectors, found.played, found.inexact, _finite(found.bound_s)]
+    return [floored(scope, shape_at(scope, Mesh(*mesh), number)), 0]
+
+
+def run_bound(text: str, mesh: tuple[int, ...], number: int) -> list[Any]:
+    """The least bound of a shape, and how many cost vectors it has."""
+    scope = scope_of(text)
+    return list(tightened(scope, shape_at(scope, Mesh(*mesh), number)))
+
+
+def run_explore(text: str, mesh: tuple[int, ...], number: int, cutoff_s: float | None, keep: int) -> list[Any]:
+    """What comes of a shape."""
+    scope = scope_of(text)
+    cutoff = _INFINITE if cutoff_s is None else cutoff_s
+    found = explore(scope, shape_at(scope, Mesh(*mesh), number), cutoff, keep)
+    return [[list(best) for best in found.best], found.played, found.inexact, _finite(found.bound_s)]
 
 
 def explored_of(values: list[Any]) -> Explored:
     """As `run_explore` answers it."""
-    best, vectors, played, inexact, bound_s = values
-    return Explored(
-        tuple(Found(*one) for one in best), vectors, played, inexact, _INFINITE if bound_s is None else bound_s
-    )
+    best, played, inexact, bound_s = values
+    return Explored(tuple(Found(*one) for one in best), played, inexact, _INFINITE if bound_s is None else bound_s)
 
 
 def _finite(seconds: float) -> float | None:
