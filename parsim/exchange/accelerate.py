@@ -155,7 +155,8 @@ ACCELERATE = Tool(
             ),
             (
                 Setting(_KIND, "text"),
-                *(Setting(name) for name in (_MACHINES, _PROCESSES, _REPLICATE, _SHARD, _TP, _CP, _VERSION)),
+                *(Setting(name) for name in (_MACHINES, _PROCESSES, _VERSION)),
+                *(Setting(name, "whole") for name in (_REPLICATE, _SHARD, _TP, _CP)),
                 Setting(_RESHARD, "any"),
                 Setting(_STRATEGY, "text"),
                 Setting(f"{_F}auto_wrap_policy", "text"),

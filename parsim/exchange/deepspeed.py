@@ -39,12 +39,7 @@ def _mesh(run: Run, say: Say) -> Settings:
 def _read_mesh(settings: Settings, say: Say) -> Fields:
     """DeepSpeed wants train_batch_size = micro-batch * accumulation steps * dp; what is not stated follows."""
     tp, pp = max(settings.get(_TP, 1), 1), settings.get(_PP, 1)
-    if pp < 1:
-        raise SpecError(f"{_PP} {pp}: at least 1")
     batch, micro, steps = (settings.get(name) for name in (_BATCH, _MICRO, _STEPS))
-    for name, value in ((_BATCH, batch), (_MICRO, micro), (_STEPS, steps)):
-        if value is not None and value < 1:
-            raise SpecError(f"{name} {value}: at least 1")
     dp = None
     if (world := settings.get("WORLD_SIZE")) is not None:
         dp, rest = divmod(world, tp * pp)
@@ -172,7 +167,7 @@ DEEPSPEED = Tool(
                 "layout.micro_batch_size",
                 "batch.global_batch_size",
             ),
-            tuple(Setting(name) for name in (_BATCH, _MICRO, _STEPS, _TP, _PP)),
+            (*(Setting(name) for name in (_BATCH, _MICRO, _STEPS, _PP)), Setting(_TP, "whole")),
             _mesh,
             _read_mesh,
         ),
@@ -203,7 +198,7 @@ DEEPSPEED = Tool(
             _precision,
             _read_precision,
         ),
-        Entry(("layout.recompute.mode",), (Setting(_INTERVAL),), _recompute, _read_recompute),
+        Entry(("layout.recompute.mode",), (Setting(_INTERVAL, "whole"),), _recompute, _read_recompute),
         worded(
             "software.optimizer",
             "optimizer.type",

@@ -38,12 +38,14 @@ Say = Callable[[str, str], None]
 
 
 _WANTED = {
-    "count": "a whole number from 0 on",
+    "count": "a whole number from 1 on",
+    "whole": "a whole number from 0 on",
     "integer": "a whole number",
     "number": "a number",
     "switch": "true or false",
     "text": "a word",
     "words": "a list of words",
+    "lists": "a list of lists of words",
 }
 
 
@@ -58,12 +60,12 @@ class Note(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """A setting of a tool, and what it takes: a whole number from 0 on, or with a sign, a number, nothing (a switch), a
-    word, several words, or what its entry looks at itself.
+    """A setting of a tool, and what it takes: a whole number from 1 on, from 0 on, or with a sign; a number; nothing (a
+    switch); a word, several, lists of them; or what its entry looks at itself.
     """
 
     name: str
-    takes: Literal["count", "integer", "number", "switch", "text", "words", "any"] = "count"
+    takes: Literal["count", "whole", "integer", "number", "switch", "text", "words", "lists", "any"] = "count"
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,10 @@ def worded(
     return Entry((field,), (Setting(name, "text"),), write, read)
 
 
+def _is_words(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
 def checked(tool: Tool, stated: Settings) -> Settings:
     """Those of the stated settings that the tool's entries read, each of the type that it takes. SpecError if not."""
     found: Settings = {}
@@ -192,12 +198,14 @@ def checked(tool: Tool, stated: Settings) -> Settings:
             continue
         whole = type(value) is int and abs(value) <= 10**12
         fits = {
-            "count": whole and value >= 0,
+            "count": whole and value >= 1,
+            "whole": whole and value >= 0,
             "integer": whole,
             "number": whole or type(value) is float,
             "switch": type(value) is bool,
             "text": isinstance(value, str),
-            "words": isinstance(value, list) and all(isinstance(word, str) for word in value),
+            "words": _is_words(value),
+            "lists": isinstance(value, list) and bool(value) and all(map(_is_words, value)),
             "any": True,
         }
         if not fits[setting.takes]:

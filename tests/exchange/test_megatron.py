@@ -133,7 +133,7 @@ def test_the_last_of_a_flag_that_is_stated_twice_counts() -> None:
         (f"{PLAIN} --tensor-model-parallel-size 2 4", "it takes one value, here are 2"),
         (f"{PLAIN} --tensor-model-parallel-size two", "a whole number is needed"),
         (f"{PLAIN} --tensor-model-parallel-size 1.5", "a whole number is needed"),
-        (f"{PLAIN} --tensor-model-parallel-size -2", "from 0 on"),
+        (f"{PLAIN} --tensor-model-parallel-size -2", "from 1 on"),
         (f"{PLAIN} --tensor-model-parallel-size {10**30}", "sensible size"),
         (f"{PLAIN} --tensor-model-parallel-size $TP", "the script does not tell its value"),
         (f"{PLAIN} --tensor-model-parallel-size $(nproc)", "the script does not tell its value"),
@@ -235,7 +235,7 @@ def test_a_run_beside_it_fills_in_what_a_script_leaves_open_and_no_more() -> Non
     imported = read(f"{PLAIN} --pipeline-model-parallel-size 2".replace("--vocab-size 50257", ""), like=like)
     run = imported.run
     assert (run.layout.schedule, run.layout.zero, run.layout.mesh.tp) == ("1f1b", 0, 1)
-    assert (run.model.layers, run.model.vocab) == (24, 128256)
+    assert (run.model.layers, run.model.vocab, run.model.head_dim) == (24, 128256, 64)
     assert (run.cluster.name, run.cluster.nodes) == ("dgx-a100", 1)
     assert not run.software.throttled
 

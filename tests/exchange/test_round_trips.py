@@ -7,8 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from parsim import exchange
+from parsim.errors import SpecError
 from parsim.exchange import SOURCES, Elsewhere, Exported, export, import_run
 from parsim.exchange.comparable import comparable
+from parsim.exchange.table import checked
 from parsim.spec import Run, catalogue, load_run
 from tests.exchange.strategies import runs
 
@@ -73,6 +75,24 @@ def test_notes_name_fields_of_runs_and_no_field_that_is_said(target: str, run: R
         known = any(name == note.about or name.startswith(f"{note.about}.") for name in fields)
         assert known or note.about in SOURCES[target].tool.settings, note
         assert "\n" not in str(note)
+
+
+ODD = [0, 1, 3, 7, 10**9, -1, 0.5, True, False, "", "x", "full", [], ["x"], [["layers.0"]], None, {}]
+
+
+@pytest.mark.parametrize("target", TABLES)
+def test_any_value_of_any_setting_is_read_or_refused(target: str) -> None:
+    """One setting at a time is odd, the others are a sound run's."""
+    tool = SOURCES[target].tool
+    sound, _ = tool.write(load_run("llama3-70b-64"))
+    refused = 0
+    for name in tool.settings:
+        for value in ODD:
+            try:
+                tool.read(checked(tool, {**sound, "WORLD_SIZE": 512, "model.layers": 80, name: value}))
+            except SpecError:
+                refused += 1
+    assert refused > 50
 
 
 def test_every_source_is_a_target() -> None:

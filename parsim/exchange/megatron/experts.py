@@ -90,7 +90,7 @@ EXPERTS = Entry(
         Setting("--num-experts"),
         Setting("--moe-router-topk"),
         Setting("--moe-ffn-hidden-size"),
-        Setting("--moe-shared-expert-intermediate-size"),
+        Setting("--moe-shared-expert-intermediate-size", "whole"),
         Setting("--moe-layer-freq", "text"),
         Setting("--moe-shared-expert-gate", "switch"),
         Setting("--moe-router-enable-expert-bias", "switch"),

@@ -11,7 +11,8 @@ from parsim.exchange.table import Note, Setting
 __all__ = ["settings_of_words"]
 
 _ALMOST = 0.85  # likeness of an unknown flag to a known one that is taken for a slip of the pen
-_NUMBER_WORDS = {"count": (int, "a whole number"), "number": (float, "a number")}
+_NUMBERS = {"count": (int, "a whole number"), "whole": (int, "a whole number"), "number": (float, "a number")}
+_LEAST = {"count": 1, "whole": 0}
 
 
 def settings_of_words(
@@ -85,9 +86,9 @@ def _value(setting: Setting, values: list[str]) -> Any:
     if len(values) != 1:
         raise SpecError(f"{name} {' '.join(values)}".rstrip() + f": it takes one value, here are {len(values)}")
     text = values[0]
-    if takes not in _NUMBER_WORDS:
+    if takes not in _NUMBERS:
         return text
-    reads, what = _NUMBER_WORDS[takes]
+    reads, what = _NUMBERS[takes]
     try:
         value = reads(text)
     except (ValueError, OverflowError):
@@ -96,6 +97,6 @@ def _value(setting: Setting, values: list[str]) -> Any:
         raise SpecError(f"{name} {text[:60]}: {what} is needed") from None
     if not abs(value) <= 10**12:
         raise SpecError(f"{name} {text[:60]}: {what} of a sensible size is needed")
-    if takes == "count" and value < 0:
-        raise SpecError(f"{name} {text[:60]}: {what} from 0 on is needed")
+    if value < (least := _LEAST.get(takes, value)):
+        raise SpecError(f"{name} {text[:60]}: {what} from {least} on is needed")
     return value

@@ -49,9 +49,12 @@ def _read_heads(settings: Settings, say: Say) -> Fields:
     if groups is not None and groups > 1 and not grouped:
         raise SpecError(f"--num-query-groups {groups} needs --group-query-attention")
     fields: dict[str, Any] = {"model.heads": heads, "model.kv_heads": (groups or 1) if grouped else heads}
-    if (channels := settings.get("--kv-channels")) is not None and not settings.get("--multi-latent-attention"):
-        fields["model.head_dim"] = channels
-    return fields
+    channels, hidden = settings.get("--kv-channels"), settings.get("--hidden-size")
+    if settings.get("--multi-latent-attention"):
+        return fields
+    if channels is None and hidden is not None and hidden % heads == 0:
+        channels = hidden // heads
+    return fields if channels is None else {**fields, "model.head_dim": channels}
 
 
 def _biases(run: Run, say: Say) -> Settings:
@@ -204,7 +207,7 @@ MODEL: tuple[Entry, ...] = (
     ),
     Entry(
         ("model.mtp_layers",),
-        (Setting("--mtp-num-layers"),),
+        (Setting("--mtp-num-layers", "whole"),),
         lambda run, say: {"--mtp-num-layers": run.model.mtp_layers} if run.model.mtp_layers else {},
         lambda settings, say: {"model.mtp_layers": settings.get("--mtp-num-layers", 0)},
     ),

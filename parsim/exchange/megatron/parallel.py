@@ -35,7 +35,7 @@ def _read_mesh(settings: Settings, say: Say) -> Fields:
     if settings.get("--use-tp-pp-dp-mapping"):
         say("layout.mesh", "--use-tp-pp-dp-mapping puts dp outside pp: a mesh of parsim has pp outermost")
     fields = {"layout.mesh.tp": tp, "layout.mesh.cp": cp, "layout.mesh.pp": pp}
-    if settings.get(NODES, 1) > 1:
+    if settings.get(NODES, 1) > 1 and PER_NODE in settings:
         fields["network.gpus_per_node"] = settings[PER_NODE]
     world = world_size(settings)
     if world is None:
@@ -269,7 +269,7 @@ PARALLEL: tuple[Entry, ...] = (
             Setting("--recompute-granularity", "text"),
             Setting("--recompute-modules", "words"),
             Setting("--recompute-method", "text"),
-            Setting("--recompute-num-layers"),
+            Setting("--recompute-num-layers", "whole"),
             Setting("--recompute-activations", "switch"),
         ),
         _recompute,
@@ -279,12 +279,12 @@ PARALLEL: tuple[Entry, ...] = (
         tuple(f"layout.offload.{part}" for part in ("activations", "activation_layers", "modules", "optimizer")),
         (
             Setting("--optimizer-cpu-offload", "switch"),
-            Setting("--cpu-offloading-num-layers"),
+            Setting("--cpu-offloading-num-layers", "whole"),
             Setting("--fine-grained-activation-offloading", "switch"),
             Setting("--offload-modules", "words"),
         ),
         _offload,
         _read_offload,
     ),
-    same("seed", Setting("--seed"), 1234),
+    same("seed", Setting("--seed", "whole"), 1234),
 )

@@ -149,7 +149,7 @@ PIPELINE = Entry(
         Setting(_SCHEDULE, "text"),
         Setting(CSV, "text"),
         *(Setting(name, "integer") for name in (_EACH, _FIRST, _LAST)),
-        Setting(_PARTS, "any"),
+        Setting(_PARTS, "lists"),
     ),
     _write,
     _read,

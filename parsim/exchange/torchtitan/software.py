@@ -157,7 +157,7 @@ SOFTWARE: tuple[Entry, ...] = (
     ),
     Entry(
         ("layout.precision",),
-        (Setting(_PARAM, "text"), Setting(_CONVERTER, "any"), Setting(_RECIPE, "text")),
+        (Setting(_PARAM, "text"), Setting(_CONVERTER, "words"), Setting(_RECIPE, "text")),
         _precision,
         _read_precision,
     ),
@@ -172,7 +172,7 @@ SOFTWARE: tuple[Entry, ...] = (
         (
             *(Setting(name, "switch") for name in (_COMPILE, _ASYNC, "training.compile")),
             Setting("parallelism.enable_async_tensor_parallel", "switch"),
-            Setting(_COMPONENTS, "any"),
+            Setting(_COMPONENTS, "words"),
         ),
         _compiled,
         _read_compiled,
@@ -182,5 +182,5 @@ SOFTWARE: tuple[Entry, ...] = (
     Entry(("software.cuda_graphs",), (Setting("training.disable_cuda_graphs", "switch"),), _graphs, _read_graphs),
     switch("software.deterministic_attention", "debug.deterministic"),
     worded("software.optimizer", "optimizer.name", {"adam": "AdamW"}, None, also={"Adam": "adam"}),
-    Entry(("seed",), (Setting("debug.seed"), Setting("training.seed")), _seed, _read_seed),
+    Entry(("seed",), (Setting("debug.seed", "whole"), Setting("training.seed", "whole")), _seed, _read_seed),
 )
