@@ -191,7 +191,7 @@ def test_samples_follow_the_recording() -> None:
 
 
 def test_low_precision_copies_last_as_long_as_the_weights_they_are_made_of() -> None:
-    """Row-wise and transposed, a byte an element and its scales: of all layers, or of two that FSDP has whole at a time."""
+    """Row-wise and transposed, a byte an element and scales: of all layers, or of the two that FSDP has whole."""
 
     def copies(**layout: object) -> float:
         run = make(TINY, {"dp": 4}, layout={"precision": "fp8-current-scaling", **layout})
