@@ -27,7 +27,10 @@ def test_every_command_of_the_tour_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(COMMANDS) >= 10
     for command in COMMANDS:
         assert run(shlex.split(command)[1:]) == 0, command
-    assert {path.suffix for path in tmp_path.iterdir()} == {".html", ".csv", ".json", ".yaml"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {
+        *(".html", ".csv", ".json", ".yaml"),
+        *(".sh", ".py", ".et", ".yml"),  # of other tools
+    }
 
 
 def test_every_command_on_real_processes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
