@@ -62,14 +62,16 @@ def _sum(times: Times, rank: int, kind: Kind) -> Floats:
     return reduce(np.add, (times.op(number, kind) for number in times.stages.ranks[rank]))
 
 
-def bound(times: Times) -> Floats:
-    """The largest of the bounds."""
+def bound(times: Times, bare: bool = False) -> Floats:
+    """The largest of the bounds; `bare`: as if messages and the end of the step took no time, so that no link has to be
+    priced.
+    """
     stages, placement, split = times.stages, times.stages.placement, times.split_backward
     m = times.shape.microbatches / len(placement.chains)
     gradient = Kind.I if split else Kind.B
-    into, back = _chains(times, Kind.F), _chains(times, gradient)
+    into, back = _chains(times, Kind.F, bare), _chains(times, gradient, bare)
     found: list[Floats] = []
-    ends = {kind: _tail(times, rank) for kind, rank in stages.rank_kinds.items()}
+    ends = {kind: _tail(times, rank, bare) for kind, rank in stages.rank_kinds.items()}
     tails = [ends[tuple(sorted(own))] for own in stages.ranks]
     for rank in range(placement.ranks):
         own = placement.stages_of(rank)
@@ -79,34 +81,37 @@ def bound(times: Times) -> Floats:
         returned = back[min(own)] if len(placement.chains) == 1 else None
         if returned is not None:
             worked = forward + (_sum(times, rank, Kind.I) if split else backward)
-            found.append(arrival + m * worked + returned + _last(times, 0, split))
+            found.append(arrival + m * worked + returned + _last(times, 0, split, bare))
     for chain in placement.chains:
         way = into[chain[-1]] + times.op(stages.of[chain[-1]], Kind.F) + times.op(stages.of[chain[-1]], gradient)
-        found.append(way + back[chain[-1]] + _last(times, chain[0], split))
+        found.append(way + back[chain[-1]] + _last(times, chain[0], split, bare))
     return reduce(np.maximum, found) * times.scale
 
 
-def _chains(times: Times, kind: Kind) -> dict[int, Floats]:
+def _chains(times: Times, kind: Kind, bare: bool) -> dict[int, Floats]:
     """For each stage, what lies before it in its chain: ops of one kind and the messages between them."""
     found: dict[int, Floats] = {}
     for chain in times.stages.placement.chains:
         total: Floats = np.zeros((1,) * len(times.grid.shape))
         for stage, before in zip(chain, (None, *chain), strict=False):
             if before is not None:
-                hop = times.hop(before, stage) if kind is Kind.F else times.hop(stage, before)
-                total = total + times.op(times.stages.of[before], kind) + hop
+                total = total + times.op(times.stages.of[before], kind)
+                if not bare:
+                    total = total + (times.hop(before, stage) if kind is Kind.F else times.hop(stage, before))
             found[stage] = total
     return found
 
 
-def _last(times: Times, stage: int, split: bool) -> Floats:
+def _last(times: Times, stage: int, split: bool, bare: bool) -> Floats:
     """What follows the last gradient of the first stage: its W, and the end of the step."""
-    tail = _tail(times, times.stages.placement.rank_of[stage])
+    tail = _tail(times, times.stages.placement.rank_of[stage], bare)
     return tail + times.op(times.stages.of[stage], Kind.W) if split else tail
 
 
-def _tail(times: Times, rank: int) -> Floats:
+def _tail(times: Times, rank: int, bare: bool) -> Floats:
     """What follows the last op of a rank: all its optimizer steps; the reduction and step of the stage it was of."""
+    if bare:
+        return np.zeros((1,) * len(times.grid.shape))
     own = Counter(times.stages.ranks[rank])
     steps: Floats = reduce(np.add, (count * times.step(which) for which, count in own.items()))
     last: Floats = reduce(np.minimum, (times.reduction(which) + times.step(which) for which in own))

@@ -1,10 +1,10 @@
 """Branch and bound: surveys every mesh, then takes the shape of the least bound until none can be better.
 
 A shape has first the rough floor of its survey. When that is the least of all it is replaced by the shape's floor, this
-by the least bound of its layouts, and when that is the least of all the layouts are played. So links are priced, and
-plans made, only where nothing else can tell. Shapes are taken in waves of fixed sizes: what a wave has to beat is what
-those before it have found, however many workers play it. So the result, and how much was played, is the same for one
-worker and for many.
+by its bound without messages, then by the least bound of its layouts; when that is the least they are played. So links
+are priced, and plans made, only where nothing else can tell. Shapes are taken in waves of fixed sizes: what a wave has
+to beat is what those before it have found, however many workers play it. So the result, and how much was played, is the
+same for one worker and for many.
 """
 
 import time
@@ -21,12 +21,12 @@ from parsim.search.scope import Scope
 from parsim.search.shape import Mesh, Shape
 from parsim.search.space import meshes, shape_at
 from parsim.search.survey import Row
-from parsim.search.tasks import explored_of, row_of, run_bound, run_explore, run_floor, run_survey
+from parsim.search.tasks import explored_of, row_of, run_bare, run_bound, run_explore, run_floor, run_survey
 
 __all__ = ["Branches", "Entry", "Progress", "Workers", "branch_and_bound"]
 
-_TASKS = (run_floor, run_bound, run_explore)
-_WAVES = (16, 16, 4)  # shapes that are taken together, by how much is known of them
+_TASKS = (run_floor, run_bare, run_bound, run_explore)
+_WAVES = (16, 16, 16, 4)  # shapes that are taken together, by how much is known of them
 _KNOWN = len(_TASKS) - 1
 
 Progress = Callable[[str, int, int, float | None], None]
@@ -125,7 +125,8 @@ def branch_and_bound(scope: Scope, text: str, nodes: int, keep: int, workers: Wo
 
 class _Open(NamedTuple):
     """A shape that is not decided: no layout of it takes less than `bound_s`, which is the rough floor (`known` 0), the
-    floor (1) or the least bound (2)."""
+    floor (1), the bound without messages (2) or the least bound of all its layouts (3).
+    """
 
     bound_s: float
     number: int

@@ -17,7 +17,7 @@ from parsim.search.survey import judged
 from parsim.search.times import Times
 from parsim.spec import Search
 
-__all__ = ["Candidates", "Explored", "Found", "candidates", "explore", "floored", "opened", "tightened"]
+__all__ = ["Candidates", "Explored", "Found", "bared", "candidates", "explore", "floored", "opened", "tightened"]
 
 _SLACK = 1 - 1e-12  # what rounding may add to a bound
 _FIRST, _CHUNK = 32, 256
@@ -56,6 +56,12 @@ def floored(search: Search, shape: Shape) -> float:
     """The least work of a shape's busiest rank, over its feasible layouts."""
     feasible, times = judged(search, shape).feasible, Times(search, shape)
     return float(np.broadcast_to(floor(times), times.grid.shape)[feasible].min()) * _SLACK
+
+
+def bared(search: Search, shape: Shape) -> float:
+    """The least bound of a shape's feasible layouts as if nothing were sent and the step had no end."""
+    feasible, times = judged(search, shape).feasible, Times(search, shape)
+    return float(np.broadcast_to(bound(times, bare=True), times.grid.shape)[feasible].min()) * _SLACK
 
 
 def tightened(search: Search, shape: Shape) -> tuple[float, int]:

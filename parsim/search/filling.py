@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from parsim.memory.profile import NUMBERS
-from parsim.plan import Kind, Slot
+from parsim.plan import Kind
 from parsim.schedules import build, get
 
 __all__ = ["Filling", "filling"]
@@ -85,13 +85,11 @@ def _filled(
     classes: tuple[tuple[int, ...], ...],
     made_alone: bool,
 ) -> dict[tuple[int, ...], Filling]:
-    plan = build(schedule, pp, microbatches, stages_per_rank)
+    orders = _orders(schedule, pp, microbatches, stages_per_rank)
     found: dict[tuple[int, ...], list[tuple[Rows, Rows]]] = {}
     width = 1 + max(number for own in classes for number in own)
     for rank, own in enumerate(classes):
-        stages = plan.placement.stages_of(rank)
-        class_of = dict(zip(stages, own, strict=True))
-        rows = _rows(plan.orders[rank], class_of, width, made_alone)
+        rows = _rows(orders[rank], np.array(own), width, made_alone)
         found.setdefault(tuple(sorted(own)), []).append(rows)
     return {
         kind: Filling(
@@ -101,20 +99,40 @@ def _filled(
     }
 
 
-def _rows(order: Sequence[Slot], class_of: dict[int, int], classes: int, made_alone: bool) -> tuple[Rows, Rows]:
-    """What each slot of a rank finds and needs, made and fresh."""
-    ops = [(at, op) for at, slot in enumerate(order) for op in slot if op is not None]
-    at = np.array([slot for slot, _ in ops])
-    column = np.array([class_of[op.stage] for _, op in ops]) * _WIDTH
-    kinds = np.array([_KINDS[op.kind] for _, op in ops])
-    makes = (kinds == _KINDS[Kind.B]) | (kinds == _KINDS[Kind.W])
-    stage = np.array([op.stage for _, op in ops])
-    first = np.zeros(len(ops), bool)
-    making = np.flatnonzero(makes)
+class _Order(NamedTuple):
+    """A rank's order as arrays: of each op its slot, which of the rank's stages it is of, and its kind."""
+
+    slots: int
+    at: Rows
+    stage: Rows
+    kinds: Rows
+
+
+@lru_cache(maxsize=16)
+def _orders(schedule: str, pp: int, microbatches: int, stages_per_rank: int) -> tuple[_Order, ...]:
+    """The orders of a plan, kept while splits of its layers are looked at."""
+    plan = build(schedule, pp, microbatches, stages_per_rank)
+    found = []
+    for rank, order in enumerate(plan.orders):
+        number = {stage: at for at, stage in enumerate(plan.placement.stages_of(rank))}
+        ops = [
+            (at, number[op.stage], _KINDS[op.kind]) for at, slot in enumerate(order) for op in slot if op is not None
+        ]
+        at, stage, kinds = np.array(ops).T
+        found.append(_Order(len(order), at, stage, kinds))
+    return tuple(found)
+
+
+def _rows(order: _Order, own: Rows, classes: int, made_alone: bool) -> tuple[Rows, Rows]:
+    """What each slot of a rank finds and needs, made and fresh; `own` are the classes of its stages."""
+    slots, at, stage, kinds = order
+    column = own[stage] * _WIDTH
+    making = np.flatnonzero((kinds == _KINDS[Kind.B]) | (kinds == _KINDS[Kind.W]))
+    first = np.zeros(len(at), bool)
     first[making[np.unique(stage[making], return_index=True)[1]]] = True
 
     def spread(entries: Sequence[tuple[npt.NDArray[np.bool_], str, int]]) -> Rows:
-        table = np.zeros((len(order), classes * _WIDTH), np.int64)
+        table = np.zeros((slots, classes * _WIDTH), np.int64)
         for where, name, count in entries:
             np.add.at(table, (at[where], column[where] + _AT[name]), count)
         return table
@@ -122,14 +140,14 @@ def _rows(order: Sequence[Slot], class_of: dict[int, int], classes: int, made_al
     is_ = {kind: kinds == code for kind, code in _KINDS.items()}
     back = is_[Kind.B] | is_[Kind.I]
     changes = [(is_[Kind.F], "saved", 1), (back, "saved", -1), (is_[Kind.I], "kept", 1), (is_[Kind.W], "kept", -1)]
-    own = [(back, "saved", -1), (is_[Kind.W], "kept", -1), (is_[Kind.F], "F", 1), (is_[Kind.I], "I", 1)]
+    needs = [(back, "saved", -1), (is_[Kind.W], "kept", -1), (is_[Kind.F], "F", 1), (is_[Kind.I], "I", 1)]
     plain = [(is_[Kind.B], "B", 1), (is_[Kind.W], "W", 1)]
     new = [(is_[kind] & first, f"first {kind}", 1) for kind in (Kind.B, Kind.W)]
     new += [(is_[kind] & ~first, str(kind), 1) for kind in (Kind.B, Kind.W)]
-    made = _before(spread(changes)) + spread([*own, *plain])
+    made = _before(spread(changes)) + spread([*needs, *plain])
     if made_alone:
         return made, made[:0]
-    fresh = _before(spread([*changes, (first, "gradients", 1)])) + spread([*own, *new])
+    fresh = _before(spread([*changes, (first, "gradients", 1)])) + spread([*needs, *new])
     return made, fresh
 
 

@@ -7,7 +7,8 @@ between the outer ones. So three sizes tell those between them where they are in
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class Ledger:
     """Whether layers are all alike and nothing else depends on the batch."""
     _runs: dict[int, Run] = field(default_factory=dict, init=False, repr=False)
     _asked: dict[object, Floats] = field(default_factory=dict, init=False, repr=False)
+    _by_layers: dict[object, "_Line | None"] = field(default_factory=dict, init=False, repr=False)
+    _by_sequences: dict[object, "_Line | None"] = field(default_factory=dict, init=False, repr=False)
     _blocks: dict[object, tuple[Block, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def numbers(self, sequences: int, layers: tuple[int, ...], part: int, again: int) -> Floats:
@@ -45,16 +48,24 @@ class Ledger:
         if not whole or count < _FEW_LAYERS or most < 4 or sequences > most:
             return self._ask(sequences, layers, part, again)
 
-        @cache
-        def by_layers(size: int) -> Floats:
-            """For the part's number of layers, from three numbers of layers."""
-            return _between(
-                lambda n: self._ask(size, _resized(layers, part, n), part, n if again else 0),
-                (_FEW_LAYERS, _FEW_LAYERS + 1, max(self.search.model.layers, 4)),
-                count,
+        key = count, len(layers), part, again > 0
+        if key not in self._by_sequences:
+            self._by_sequences[key] = _line(
+                lambda size: self._of_layers(size, layers, part, again), (_FEW_SEQUENCES, _FEW_SEQUENCES + 1, most)
             )
+        line = self._by_sequences[key]
+        return self._of_layers(sequences, layers, part, again) if line is None else line.at(sequences)
 
-        return _between(by_layers, (_FEW_SEQUENCES, _FEW_SEQUENCES + 1, most), sequences)
+    def _of_layers(self, sequences: int, layers: tuple[int, ...], part: int, again: int) -> Floats:
+        """For the part's number of layers, from three numbers of layers."""
+        key = sequences, len(layers), part, again > 0
+        if key not in self._by_layers:
+            self._by_layers[key] = _line(
+                lambda n: self._ask(sequences, _resized(layers, part, n), part, n if again else 0),
+                (_FEW_LAYERS, _FEW_LAYERS + 1, max(self.search.model.layers, 4)),
+            )
+        line = self._by_layers[key]
+        return self._ask(sequences, layers, part, again) if line is None else line.at(layers[part])
 
     def _ask(self, sequences: int, layers: tuple[int, ...], part: int, again: int) -> Floats:
         key = sequences, layers, part, again
@@ -91,16 +102,26 @@ def _resized(layers: tuple[int, ...], part: int, count: int) -> tuple[int, ...]:
     return (*layers[:part], count, *layers[part + 1 :])
 
 
-def _between(ask: Callable[[int], Floats], at: tuple[int, int, int], asked: int) -> Floats:
-    """What `ask` says of a size, from what it says of three around it where they lie on one line."""
+class _Line(NamedTuple):
+    """Numbers that grow evenly from a size on."""
+
+    low: int
+    base: Floats
+    slope: Floats
+
+    def at(self, size: int) -> Floats:
+        """The numbers of a size."""
+        found: Floats = self.base + self.slope * (size - self.low)
+        return found
+
+
+def _line(ask: Callable[[int], Floats], at: tuple[int, int, int]) -> _Line | None:
+    """The line on which what `ask` says of three sizes lies, and of all between them; None if it is on none."""
     low, middle, high = at
-    if asked in at:
-        return ask(asked)
     first, second, last = ask(low), ask(middle), ask(high)
     slope = (last - first) / (high - low)
-    if (np.abs(first + slope * (middle - low) - second) > _IN_LINE * np.abs(last)).any():
-        return ask(asked)
-    return first + slope * (asked - low)
+    bent = np.abs(first + slope * (middle - low) - second) > _IN_LINE * np.abs(last)
+    return None if bent.any() else _Line(low, first, slope)
 
 
 @lru_cache(maxsize=65_536)

@@ -6,13 +6,13 @@ as None.
 
 from typing import Any
 
-from parsim.search.explore import Explored, Found, explore, floored, tightened
+from parsim.search.explore import Explored, Found, bared, explore, floored, tightened
 from parsim.search.scope import scope_of
 from parsim.search.shape import Mesh
 from parsim.search.space import shape_at
 from parsim.search.survey import Row, survey
 
-__all__ = ["explored_of", "row_of", "run_bound", "run_explore", "run_floor", "run_survey"]
+__all__ = ["explored_of", "row_of", "run_bare", "run_bound", "run_explore", "run_floor", "run_survey"]
 
 _INFINITE = float("inf")
 
@@ -36,6 +36,12 @@ def run_floor(text: str, mesh: tuple[int, ...], number: int) -> list[Any]:
     """The floor of a shape, by its number on its mesh; nobody has counted its cost vectors."""
     scope = scope_of(text)
     return [floored(scope, shape_at(scope, Mesh(*mesh), number)), 0]
+
+
+def run_bare(text: str, mesh: tuple[int, ...], number: int) -> list[Any]:
+    """The same of its bound without messages and ends."""
+    scope = scope_of(text)
+    return [bared(scope, shape_at(scope, Mesh(*mesh), number)), 0]
 
 
 def run_bound(text: str, mesh: tuple[int, ...], number: int) -> list[Any]:
