@@ -162,22 +162,29 @@ def _facts(facts: Iterable[Fact]) -> str:
     return f'<dl class="facts">{"".join(cards)}</dl>' if cards else ""
 
 
-def _figure(figure: "Figure", caption: str) -> str:
-    plot = _diagram(figure, script="followZoom(document.getElementById('{plot_id}'));")
+def _figure(figure: "Figure", caption: str, name: str = "diagram") -> str:
+    plot = _diagram(figure, script="followZoom(document.getElementById('{plot_id}'));", name=name)
     return f"<figure>{plot}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _diagram(
-    figure: "Figure", *, buttons: Sequence[str] = _BUTTONS, filename: str = "parsim", script: str | None = None
+    figure: "Figure",
+    *,
+    buttons: Sequence[str] = _BUTTONS,
+    filename: str = "parsim",
+    script: str | None = None,
+    name: str = "diagram",
 ) -> str:
-    """The main figure of a page: as wide as the page, with a short bar of buttons. `script` runs when it is drawn."""
+    """A main figure of a page: as wide as the page, with a short bar of buttons. `script` runs when it is drawn; `name`
+    tells it from others of the page.
+    """
     from plotly.io import to_html
 
     html: str = to_html(
         figure,
         full_html=False,
         include_plotlyjs=False,
-        div_id="diagram",
+        div_id=name,
         default_width="100%",
         default_height=f"{figure.layout.height}px",
         config={

@@ -57,10 +57,14 @@ def _figures(document: Mapping[str, Any]) -> Iterator[Still]:
         yield Still(
             "Time against memory",
             _front(document),
-            "Every layout of the list; the line joins those that no other of the lists beats in time, memory and GPUs.",
+            "Every layout of the list; a line joins those on so many GPUs that none beats in time, memory and GPUs.",
         )
     if len(document["top"]) > 1:
-        yield Still("What the list has in common", _parallel(document["top"]), "A line for each layout of the list.")
+        yield Still(
+            "What the list has in common",
+            _parallel(document["top"]),
+            "A line for each layout of the list, the best in orange; what all share is left out.",
+        )
     sizes = [size for size in document["sizes"] if size["best"] is not None and "budget" in size["best"]]
     if len(sizes) > 1:
         yield Still(
@@ -97,13 +101,14 @@ def _front(document: Mapping[str, Any]) -> "Figure":
             **look,
         }
 
-    front = sorted(document["pareto"], key=lambda entry: entry["peak_memory_bytes"])
-    traces = [
-        points(front, mode="lines+markers", name="Pareto front", line={"color": _ORANGE}, marker={"size": 11}),
-        points(document["top"], mode="markers", name="the list", marker={"color": _BLUE, "size": 8}),
-    ]
-    look = _look("peak memory of the fullest rank, GiB", "step time, s")
-    return Figure({"data": traces, "layout": {**look, "legend": {"orientation": "h", "y": 1.08}}})
+    traces = [points(document["top"], mode="markers", name="the list", marker={"color": _BLUE, "size": 8})]
+    for gpus in sorted({entry["gpus"] for entry in document["pareto"]}):
+        front = [entry for entry in document["pareto"] if entry["gpus"] == gpus]
+        front.sort(key=lambda entry: entry["peak_memory_bytes"])
+        look = {"mode": "lines+markers", "line": {"color": _ORANGE}, "marker": {"size": 11, "symbol": "circle-open"}}
+        traces.append(points(front, name=f"Pareto front, {gpus:,} GPUs", **look))
+    layout = _look("peak memory of the fullest rank, GiB", "step time, s")
+    return Figure({"data": traces, "layout": {**layout, "legend": {"orientation": "h", "y": 1.08}}})
 
 
 def _parallel(top: Sequence[Mapping[str, Any]]) -> "Figure":
@@ -113,21 +118,51 @@ def _parallel(top: Sequence[Mapping[str, Any]]) -> "Figure":
         return [_choice(entry, name) for entry in top]
 
     names = ["tp", "cp", "dp", "pp", "ep", "schedule", "v", "mbs", "zero", "recompute", "tp comm", "tp overlap"]
-    dimensions = []
-    for name in names:
-        found = values(name)
-        if len(set(map(str, found))) < 2:
-            continue
+    columns = {name: values(name) for name in names}
+    columns = {name: found for name, found in columns.items() if len(set(map(str, found))) > 1}
+    columns["memory, GiB"] = [round(entry["peak_memory_bytes"] / _GIB, 1) for entry in top]
+    columns["step, s"] = [round(entry["step_time_s"], 3) for entry in top]
+    places: dict[str, dict[Any, float]] = {}
+    for name, found in columns.items():
         known = sorted(set(found), key=lambda value: (isinstance(value, str), value))
-        places = [known.index(value) for value in found]
-        ticks = {"tickvals": list(range(len(known))), "ticktext": [str(value) for value in known]}
-        dimensions.append({"label": name, "values": places, **ticks})
-    dimensions.append({"label": "GiB", "values": [entry["peak_memory_bytes"] / _GIB for entry in top]})
-    steps = [entry["step_time_s"] for entry in top]
-    dimensions.append({"label": "step, s", "values": steps})
-    line = {"color": steps, "colorscale": [[0, _BLUE], [1, "#d8d2c8"]]}
-    trace = {"type": "parcoords", "dimensions": dimensions, "line": line, "labelfont": {"size": 13}}
-    return Figure({"data": [trace], "layout": {**_look("", ""), "margin": {"l": 90, "r": 60, "t": 60, "b": 30}}})
+        low, high = known[0], known[-1]
+        if "," in name and high > low:  # quantities at their distance, choices evenly
+            places[name] = {value: (value - low) / (high - low) for value in known}
+        else:
+            places[name] = {value: at / max(len(known) - 1, 1) for at, value in enumerate(known)}
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "x": list(columns),
+            "y": [places[name][found[number]] for name, found in columns.items()],
+            "line": {"color": _ORANGE if number == 0 else _BLUE, "width": 3 if number == 0 else 1},
+            "opacity": 1.0 if number == 0 else 0.5,
+            "hovertext": f"number {number + 1}: {layout_words(entry)}",
+            "hoverinfo": "text",
+            "showlegend": False,
+        }
+        for number, entry in reversed(list(enumerate(top)))
+    ]
+    notes = [
+        {
+            "x": name,
+            "y": at,
+            "text": str(value),
+            "showarrow": False,
+            "xshift": 6,
+            "xanchor": "left",
+            "font": {"size": 11},
+        }
+        for name, known in places.items()
+        for value, at in known.items()
+        if "," not in name or at in (0.0, 1.0)
+    ]
+    look = _look("", "")
+    look["yaxis"] = {"visible": False, "range": [-0.08, 1.08]}
+    return Figure(
+        {"data": traces, "layout": {**look, "annotations": notes, "margin": {"l": 40, "r": 70, "t": 20, "b": 40}}}
+    )
 
 
 def _choice(entry: Mapping[str, Any], name: str) -> Any:
@@ -178,7 +213,7 @@ def _costs(sizes: Sequence[Mapping[str, Any]]) -> "Figure":
 def _plan(number: int, entry: Mapping[str, Any], timeline: Timeline, document: Mapping[str, Any]) -> str:
     heading = f"<h2>Number {number} of the list, played</h2>"
     capacity = document["search"]["cluster"]["node"]["gpu"]["memory_bytes"]
-    return heading + _figure(gantt(timeline, capacity_bytes=capacity), layout_words(entry))
+    return heading + _figure(gantt(timeline, capacity_bytes=capacity), layout_words(entry), f"plan{number}")
 
 
 def _sections(document: Mapping[str, Any]) -> Iterator[Section]:
