@@ -6,8 +6,8 @@
 
 A certificate: from the search's document to the proven best `top` layouts, in a process that remembers nothing: survey,
 bounds and plays, without the contended play of the finalists and the drawing. `played_per_s` counts distinct cost
-vectors whose schedule was played by the longest path, of small programs compiled before; pricing and bounds that lead to
-them stand apart as `bounding_cpu_s`.
+vectors whose schedule was played by the longest path; making programs, pricing and bounds that lead
+to them stand apart as `bounding_cpu_s`.
 """
 
 import argparse
