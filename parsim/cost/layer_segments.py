@@ -9,12 +9,12 @@ from typing import Literal, NamedTuple
 from parsim.axes.axis import Comm
 from parsim.cost.attention import attention_flops, attention_seconds
 from parsim.cost.collectives import inner_collective
-from parsim.cost.elementwise import elementwise_seconds
+from parsim.cost.elementwise import elementwise_seconds, is_played
 from parsim.cost.layer_table import LayerLookup, kernel_shape
 from parsim.cost.matmul import cast_seconds, matmul_seconds
 from parsim.cost.segments import Block, Collective, Kernel, KernelCause, Played, Segment, play
 from parsim.cost.sublayout import Sublayout
-from parsim.model.dims import Dim, Sizes
+from parsim.model.dims import Dim, Extent, Sizes
 from parsim.model.layer import AttentionCore, Elementwise, Matmul, Pass, Work, shape, turned
 
 __all__ = ["LayerSegments", "layer_segments"]
@@ -45,6 +45,7 @@ class LayerSegments:
         self._kernels: dict[tuple[tuple[Work, ...], Pass], tuple[Kernel, ...]] = {}
         self._owed: dict[tuple[tuple[Work, ...], Pass], dict[str, list[Comm]]] = {}
         self._shapes: dict[Matmul, tuple[float, float, float]] = {}
+        self._regions: dict[tuple[Extent, bool], Sizes] = {}
 
     def forward(
         self, work: tuple[Work, ...], matmul_share: float = 1.0, comm_share: float = 1.0, again: bool = False
@@ -74,7 +75,8 @@ class LayerSegments:
         takes to launch it than the GPU to play it.
         """
         key = block, share, experts
-        if key not in self._blocks:
+        found = self._blocks.get(key)
+        if found is None:
             constants, graphs = self._layout.constants, self._layout.software.cuda_graphs
             whole = constants.host_moe_layer_s if experts else constants.host_layer_s
             host = 0.0 if graphs in ("full", "full_iteration") else whole * share
@@ -83,16 +85,18 @@ class LayerSegments:
             alone = play([block], self.played)
             gpu, power = alone.seconds, constants.host_sharpness
             extra = (gpu**power + host**power) ** (1 / power) - gpu
-            self._blocks[key] = block
+            found = block
             if extra > _NOTICED_S:  # all of the block waits for the host: no need to play it again
-                self._blocks[key] = longer = (Kernel("host", extra), *block)
-                self.played[longer] = replace(alone, seconds=extra + gpu)
-        return self._blocks[key]
+                found = (Kernel("host", extra), *block)
+                self.played[found] = replace(alone, seconds=extra + gpu)
+            self._blocks[key] = found
+        return found
 
     def _known(self, key: tuple[object, ...], steps: Callable[[], Iterable[_Step]], comm_share: float = 1.0) -> Block:
-        if key not in self._blocks:
-            self._blocks[key] = self._block(steps(), comm_share)
-        return self._blocks[key]
+        found = self._blocks.get(key)
+        if found is None:
+            self._blocks[key] = found = self._block(steps(), comm_share)
+        return found
 
     def _forward(self, work: tuple[Work, ...], matmul_share: float, again: bool) -> Iterator[_Step]:
         comms = self._comms(work, "F")
@@ -123,13 +127,14 @@ class LayerSegments:
 
     def _comms(self, work: tuple[Work, ...], which: Pass) -> dict[str, list[Comm]]:
         """What the axes owe in a pass, by the work that it belongs to."""
-        if (work, which) not in self._owed:
-            axes, sizes, found = self._layout.axes, self._layout.sizes, dict[str, list[Comm]]()
+        found = self._owed.get((work, which))
+        if found is None:
+            axes, sizes = self._layout.axes, self._layout.sizes
+            self._owed[work, which] = found = {}
             for axis in axes:
                 for comm in axis.comms(work, axes.busiest(sizes) if axis is axes.expert_tensor else sizes, which):
                     found.setdefault(comm.at, []).append(comm)
-            self._owed[work, which] = found
-        return self._owed[work, which]
+        return found
 
     def _block(self, steps: Iterable[_Step], comm_share: float) -> Block:
         """The segments that last: each kernel with its collectives where they belong (one that overlaps is issued
@@ -166,14 +171,16 @@ class LayerSegments:
 
     def _kernels_of(self, work: tuple[Work, ...], which: Pass) -> tuple[Kernel, ...]:
         """The kernel of every piece of work in a pass."""
-        if (work, which) not in self._kernels:
-            self._kernels[work, which] = tuple(self._kernel(item, which) for item in work)
-        return self._kernels[work, which]
+        found = self._kernels.get((work, which))
+        if found is None:
+            self._kernels[work, which] = found = tuple(self._kernel(item, which) for item in work)
+        return found
 
     def _kernel(self, item: Work, which: Pass) -> Kernel:
-        seconds = self._seconds(item, which)
         if isinstance(item, Elementwise):
+            seconds = self._seconds(item, which) if is_played(item, which) else 0.0
             return Kernel(f"{item.name}{_SUFFIXES[which]}", seconds, "memory")
+        seconds = self._seconds(item, which)
         cause: KernelCause = "matmul" if isinstance(item, Matmul) else "attention"
         return Kernel(f"{item.name}{_SUFFIXES[which]}", seconds, cause, self._flops(item, which))
 
@@ -202,8 +209,12 @@ class LayerSegments:
         if isinstance(item, AttentionCore):
             return layout.sizes
         if isinstance(item, Matmul):
-            return layout.axes.region(layout.sizes, item.inner + item.cols, item.experts)
-        return layout.axes.region(layout.sizes, item.width, item.experts or item.role == "embedding")
+            place = item.inner + item.cols, item.experts
+        else:
+            place = item.width, item.experts or item.role == "embedding"
+        if place not in self._regions:
+            self._regions[place] = layout.axes.region(layout.sizes, *place)
+        return self._regions[place]
 
     def _predicted(self, item: Work, which: Pass) -> float:
         layout = self._layout
