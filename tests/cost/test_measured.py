@@ -10,7 +10,7 @@ import pytest
 from parsim.cli import run as parsim
 from parsim.cost import MeasuredCost, cost_from_document
 from parsim.cost.measured import durations_of, medians_of
-from parsim.errors import LayoutError, ParsimError, SpecError
+from parsim.errors import LayoutError, ParsimError, ScheduleError, SpecError
 from parsim.plan import Kind, Op, Plan, Slot
 from parsim.run_plan import plan_of
 from parsim.schedules import build
@@ -206,8 +206,7 @@ def test_fp64_has_measured_costs_alone(tmp_path: Path, capsys: pytest.CaptureFix
         tiny("layout.precision=fp64", "software.params_dtype=fp32")
 
 
-def test_memory_that_is_not_known_is_said_by_name() -> None:
+def test_measured_times_know_no_copies_to_the_host() -> None:
     run = tiny("layout.offload={activations: true}")
-    result = simulate(run, cost=priced(COST, run))
-    assert result.fits is None
-    assert any("layout.offload" in warning and "memory ledger" in warning for warning in result.warnings)
+    with pytest.raises(ScheduleError, match=r"^0OFFLOAD: these costs know no copies .* would do$"):
+        simulate(run, cost=priced(COST, run))
