@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "exchange": BASE | {"files", "spec", "axes", "network", "plan", "schedules", "run_plan", "cost", "timeline"},
     "step_result": BASE | {"spec", "model", "plan", "memory", "timeline", "metrics", "explanation"},
 }
-SEES_ALL = {"parsim", "cli", "remedies", "schedule_result", "simulation"}
+SEES_ALL = {"parsim", "cli", "remedies", "schedule_result", "search", "simulation"}
 HOME_OF = {
     "pydantic": {"spec"},
     "simpy": {"sim"},

@@ -175,9 +175,7 @@ def _diagram(
     script: str | None = None,
     name: str = "diagram",
 ) -> str:
-    """A main figure of a page: as wide as the page, with a short bar of buttons. `script` runs when it is drawn; `name`
-    tells it from others of the page.
-    """
+    """A main figure of a page, with a short bar of buttons. `script` runs when it is drawn; `name` is its alone."""
     from plotly.io import to_html
 
     html: str = to_html(

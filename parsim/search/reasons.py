@@ -18,7 +18,7 @@ from parsim.search.scope import Scope
 from parsim.search.shape import Mesh
 from parsim.search.survey import MEMORY, Row, limit_of
 
-__all__ = ["Family", "Rejection", "choices", "families", "rejected"]
+__all__ = ["Family", "Rejection", "choices", "families", "family_of", "memory_text", "rejected"]
 
 _GIB = 2.0**30
 _TIGHT = 0.97

@@ -19,7 +19,7 @@ from parsim.search.shape import Mesh, Shape
 from parsim.search.space import shapes
 from parsim.spec import Search
 
-__all__ = ["Judged", "Row", "judged", "recomputes_of", "survey"]
+__all__ = ["MEMORY", "Judged", "Row", "judged", "limit_of", "recomputes_of", "survey"]
 
 MEMORY = "memory"
 _SLACK = 1 - 1e-12  # what rounding may add to a bound
