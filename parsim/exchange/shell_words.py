@@ -12,6 +12,9 @@ __all__ = ["Piece", "Statement", "Word", "lex"]
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9@*#?$!-]", re.ASCII)
 _BRACED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*#?!-])(\[[@*]\])?(?:(:?[-=])(.*))?\Z", re.ASCII | re.DOTALL)
 _ARRAY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=\(", re.ASCII)
+_PLACEHOLDER = re.compile(r"<[A-Za-z](?:[^<>\n'\"|&;()$`]*[^<>\n'\"|&;()$`\s])?>(?=[\s_]|\Z)")
+"""<Specify path>: what a published script leaves to its reader, which bash would take for redirections."""
+_NO_CONTINUATION = re.compile(r"\\[ \t]+(?:#[^\n]*)?(?:\n|\Z)")
 _SEPARATORS = ("&&", "||", ";;", ";", "|", "&", "\n")
 _DEEPEST = 50
 
@@ -118,7 +121,7 @@ class _Lexer:
 
     def _redirects(self) -> bool:
         match = re.compile(r"\d?(?:<<-?|&?>>?&?|<)").match(self._text, self._at)
-        if match is None:
+        if match is None or _PLACEHOLDER.match(self._text, self._at):
             return False
         self._take(len(match[0]))
         self._skip_blanks()
@@ -149,10 +152,15 @@ class _Lexer:
         plain = ""
         while self._at < len(self._text):
             sign = self._text[self._at]
+            if (match := _PLACEHOLDER.match(self._text, self._at)) is not None:
+                plain += self._take(len(match[0]))
+                continue
             if sign in " \t\r" or sign in stops or (sign in ")<>" and not plain.endswith("(")):
                 break
             if self._text.startswith("\\\n", self._at):
                 self._take(2)
+            elif not plain and not word.pieces and _NO_CONTINUATION.match(self._text, self._at):
+                raise SpecError(f"line {self._line}: the backslash must end its line, here something stands behind it")
             elif sign == "\\":
                 plain += self._take(2)[1:]
             elif sign in "'\"$`":

@@ -128,6 +128,8 @@ def test_the_last_of_a_flag_that_is_stated_twice_counts() -> None:
         ("", "no command with Megatron-LM flags"),
         ("echo hello", "no command with Megatron-LM flags"),
         ("\0\x01\x02", "no command"),
+        (f"for TP in 1 2; do\n{PLAIN}\ndone", "line 1: what stands under for is not evaluated"),
+        (f"{PLAIN} \\ # comment\n  --swiglu", "the backslash must end its line"),
         (f"{PLAIN} --tensor-model-paralel-size 8", "did you mean --tensor-model-parallel-size"),
         (f"{PLAIN} --tensor-model-parallel-size", "it takes one value, here are 0"),
         (f"{PLAIN} --tensor-model-parallel-size 2 4", "it takes one value, here are 2"),

@@ -78,6 +78,18 @@ def test_what_commands_print_stays_as_it_is_written() -> None:
     assert ours('A=$(nproc)\nrun $A `date` ${A%x} $1 "$@"') == [["run", "$(nproc)", "`date`", "${A%x}", "$1"]]
 
 
+def test_what_a_script_leaves_to_its_reader_is_a_word() -> None:
+    text = "P=<Specify path and prefix>_document\nrun --load <PATH TO CHECKPOINTS> --fp16 --save <path> $P <in >out a"
+    path = ["<Specify", "path", "and", "prefix>_document"]
+    assert ours(text) == [["run", "--load", "<PATH TO CHECKPOINTS>", "--fp16", "--save", "<path>", *path, "a"]]
+
+
+@pytest.mark.parametrize("behind", [" ", "  # a comment", "\t"])
+def test_a_backslash_that_does_not_end_its_line_is_said(behind: str) -> None:
+    with pytest.raises(SpecError, match="line 2: the backslash must end its line"):
+        read_script(f"run a \\\n  b \\{behind}\n  c")
+
+
 @pytest.mark.parametrize("text", ["A=(1 2", "run 'a", 'run "a', "run ${A", "run $((1", "run `a", "${" * 5000])
 def test_open_ends_are_one_line(text: str) -> None:
     with pytest.raises(SpecError) as caught:

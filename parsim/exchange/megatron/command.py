@@ -86,7 +86,8 @@ def read_megatron(text: str) -> tuple[dict[str, Any], list[Note]]:
     if problem is not None and (best is None or best[0] < 3):
         raise problem
     if best is None or best[0] == 0:
-        raise SpecError("no command with Megatron-LM flags, such as --tensor-model-parallel-size, is in it")
+        why = f" ({script.left_out[0]})" if script.left_out else ""
+        raise SpecError(f"no command with Megatron-LM flags, such as --tensor-model-parallel-size, is in it{why}")
     _, settings, more, program = best
     return _launched(program, script, notes) | settings, notes + more
 
