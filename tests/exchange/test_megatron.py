@@ -100,6 +100,8 @@ def test_flags_alone_are_a_command_line() -> None:
         ("--use-custom-fsdp --data-parallel-sharding-strategy optim_grads_params", "layout.fsdp", True),
         ("--fp8-hybrid", "layout.precision", "fp8-delayed-scaling"),
         ("--external-cuda-graph", "software.cuda_graphs", "full"),
+        ("--encoder-tensor-model-parallel-size 0 --delay-param-gather", "layout.mesh.tp", 1),
+        ("--num-query-groups 16", "model.kv_heads", 16),
     ],
 )
 def test_names_of_earlier_releases(old: str, field: str, value: object) -> None:
@@ -177,6 +179,14 @@ def test_one_clear_line(text: str, says: str) -> None:
     assert says in refusal(text)
 
 
+def test_a_number_of_nodes_that_the_script_does_not_tell() -> None:
+    text = f"torchrun --nnodes $SLURM_NNODES --nproc-per-node 8 pretrain_gpt.py {MODEL} {BATCH}"
+    alone, named = read(text), read(text, gpus=32)
+    assert {"--nnodes", "layout.mesh.dp"} <= {note.about for note in alone.notes}
+    assert (alone.run.layout.mesh.dp, named.run.layout.mesh.dp) == (1, 32)
+    assert read(f"#SBATCH --nodes=4\n{text}").run.layout.mesh.dp == 32
+
+
 def test_a_number_of_gpus_that_contradicts_the_launcher() -> None:
     with pytest.raises(SpecError, match=r"16 GPUs were named"):
         read(f"WORLD_SIZE=8\npython pretrain_gpt.py {MODEL} {BATCH}", gpus=16)
@@ -200,6 +210,24 @@ def test_a_layout_string_is_kept_as_it_is_written() -> None:
     run = read(f"{PLAIN} --pipeline-model-parallel-size 4 --pipeline-model-parallel-layout '{text}'").run
     assert run.layout.split == text
     assert f"'{text}'" in str(export(run, "megatron").main)
+
+
+def test_mtp_layers_of_their_own_stage_go_to_the_loss() -> None:
+    """Megatron's own example for DeepSeek-V3 is Et*3|(tt|)*29m|L."""
+    flags = "--num-layers 5 --mtp-num-layers 1 --pipeline-model-parallel-size 4"
+    imported = read(f"{PLAIN} {flags} --pipeline-model-parallel-layout 'Et*3|(tt|)*1m|L' --global-batch-size 8")
+    assert imported.run.layers_of_parts(4) == (3, 2, 0, 0)
+    assert imported.run.layout.split == "Et*3|(tt|)*1|mL"
+    assert "layout.split" in {note.about for note in imported.notes}
+
+
+def test_norms_of_latents_are_not_norms_of_heads() -> None:
+    flags = "--multi-latent-attention --kv-lora-rank 512 --qk-layernorm"
+    assert read(f"{PLAIN} {flags}").run.model.qk_norm == "none"
+    assert "model.mla" not in {note.about for note in read(f"{PLAIN} {flags}").notes}
+    assert "model.mla" in {note.about for note in read(f"{PLAIN} --multi-latent-attention").notes}
+    run = load_run("llama3-70b-64", ["model=deepseek-v3", "layout.split=balanced"])
+    assert "--qk-layernorm" in str(export(run, "megatron").main)
 
 
 def test_notes_stand_in_the_script_and_what_it_says_is_said_once() -> None:

@@ -104,6 +104,7 @@ def _parts(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 def _launched(program: Sequence[str], script: Script, notes: list[Note]) -> dict[str, Any]:
     """How many nodes and GPUs the launcher's words, `#SBATCH` lines or usual variables tell of."""
     found: dict[str, Any] = {}
+    stated: set[str] = set()
     for name, variables in _VARIABLES.items():
         for variable in variables:
             _take(found, name, next(iter(script.variables.get(variable, [])), None), variable, None)
@@ -112,10 +113,12 @@ def _launched(program: Sequence[str], script: Script, notes: list[Note]) -> dict
     for words, into in ((script.batch_options, None), (program, notes)):
         for name, value in _launch_flags(words):
             _take(found, name, value, name, into)
+            stated.add(name)
             if name != WORLD:
                 found.pop(WORLD, None)
-    if PER_NODE not in found:
+    if PER_NODE not in found or (NODES in stated and NODES not in found):  # `--nnodes $SLURM_NNODES`: nobody knows
         found.pop(NODES, None)
+        found.pop(PER_NODE, None)
     return found
 
 

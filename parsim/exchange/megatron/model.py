@@ -46,11 +46,12 @@ def _read_heads(settings: Settings, say: Say) -> Fields:
     grouped = settings.get("--group-query-attention")
     if heads is None:
         return {}
-    if groups is not None and groups > 1 and not grouped:
+    latent = settings.get("--multi-latent-attention")
+    if groups not in (None, 1, heads) and not grouped and not latent:  # Megatron ignores it: not what was meant
         raise SpecError(f"--num-query-groups {groups} needs --group-query-attention")
     fields: dict[str, Any] = {"model.heads": heads, "model.kv_heads": (groups or 1) if grouped else heads}
     channels, hidden = settings.get("--kv-channels"), settings.get("--hidden-size")
-    if settings.get("--multi-latent-attention"):
+    if latent:
         return fields
     if channels is None and hidden is not None and hidden % heads == 0:
         channels = hidden // heads
@@ -141,6 +142,14 @@ def _read_window(settings: Settings, say: Say) -> Fields:
     return {**fields, "model.sliding_window_every": every}
 
 
+def _read_norms(settings: Settings, say: Say) -> Fields:
+    """With latent attention the flag asks for norms of the latents, which a run's always have."""
+    latent, stated = settings.get("--multi-latent-attention"), settings.get("--qk-layernorm")
+    if latent and not stated:
+        say("model.mla", "norms of the latents are counted, as --qk-layernorm asks for: it is not stated")
+    return {"model.qk_norm": "per_head" if stated and not latent else "none"}
+
+
 def _vocab_padding(run: Run, say: Say) -> Settings:
     multiple = run.software.vocab_pad_multiple
     if multiple is None:
@@ -185,8 +194,8 @@ MODEL: tuple[Entry, ...] = (
     Entry(
         ("model.qk_norm",),
         (Setting("--qk-layernorm", "switch"),),
-        lambda run, say: {"--qk-layernorm": True} if run.model.qk_norm == "per_head" else {},
-        lambda settings, say: {"model.qk_norm": "per_head" if settings.get("--qk-layernorm") else "none"},
+        lambda run, say: {"--qk-layernorm": True} if run.model.qk_norm == "per_head" or run.model.mla else {},
+        _read_norms,
     ),
     Entry(
         ("model.positions", "model.max_positions"),

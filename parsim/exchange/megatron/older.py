@@ -26,11 +26,14 @@ OLDER: Mapping[str, Sequence[str]] = {
     "--fp32-allreduce": ("--accumulate-allreduce-grads-in-fp32",),
     "--scaled-upper-triang-masked-softmax-fusion": (),
     "--moe-extended-tp": (),
+    "--delay-param-gather": (),
+    "--encoder-tensor-model-parallel-size": (),
+    "--encoder-pipeline-model-parallel-size": (),
     "--no-position-embedding": (),
 }
 """The words that an old flag stands for, its own values behind them; none: it is ignored by today's releases too."""
 
-VALUES = frozenset({"--DDP-impl"})
+VALUES = frozenset({"--DDP-impl", "--encoder-tensor-model-parallel-size", "--encoder-pipeline-model-parallel-size"})
 """Old flags without a successor that take a value."""
 
 NO_BEARING = (

@@ -4,6 +4,7 @@ Megatron plays 1F1B and interleaved 1F1B. Its zero-bubble fork (sail-sg/zero-bub
 automatic zero-bubble schedules and ZB-V, under flags of its own.
 """
 
+import re
 from itertools import groupby
 from typing import Any
 
@@ -23,6 +24,7 @@ _FIRST, _LAST = "--decoder-first-pipeline-num-layers", "--decoder-last-pipeline-
 _PADDING, _LIMIT = "--allow-padding-num-layers", "--zero-bubble-max-pending-backward"
 _ZERO_BUBBLE, _V = "--enable-zero-bubble", "--zero-bubble-v-schedule"
 _VALIDATION = "--enable-optimizer-post-validation"
+_MTP, _MOST_MTP = re.compile(r"m(?:\*(\d{1,6}))?"), 1000
 _SPLITTING = (_EMBEDDING, _LOSS, _FIRST, _LAST)
 
 
@@ -85,6 +87,9 @@ def _spelled(counts: tuple[int, ...], mtp_layers: int) -> str:
 
 def _read(settings: Settings, say: Say) -> Fields:
     pp, layers = settings.get("--pipeline-model-parallel-size", 1), settings.get("--num-layers")
+    if (moved := _mtp_last(settings)) != settings:
+        say("layout.split", f"MTP layers stand with the loss, as in {moved[_LAYOUT]}: parsim knows no other place")
+    settings = moved
     fields: dict[str, Any] = {"layout.split": "even"}
     if (validated := settings.get(_VALIDATION)) is not None:
         fields["software.post_validation"] = validated
@@ -110,7 +115,17 @@ def _read(settings: Settings, say: Say) -> Fields:
 def stages_of(settings: Settings) -> int:
     """Stages on a pipeline rank that the flags ask for. SpecError where they contradict each other."""
     pp, layers = settings.get("--pipeline-model-parallel-size", 1), settings.get("--num-layers")
-    return _stages_and_split(settings, pp, layers)[0]
+    return _stages_and_split(_mtp_last(settings), pp, layers)[0]
+
+
+def _mtp_last(settings: Settings) -> Settings:
+    """The settings with the MTP layers of a layout string in its last part, behind its layers."""
+    text = str(settings.get(_LAYOUT, "")).replace(",", "").replace(" ", "")
+    *before, last = text.split("|")
+    if not _MTP.search("|".join(before)) or not last.endswith("L"):
+        return settings
+    count = sum(int(match[1] or 1) for match in _MTP.finditer(text))
+    return {**settings, _LAYOUT: f"{_MTP.sub('', text)[:-1]}{'m' * min(count, _MOST_MTP)}L"}
 
 
 def _fork_split(settings: Settings) -> Fields:
