@@ -27,6 +27,7 @@ _ROTATES = f"{_D}cp_comm_strategy"
 _ROTATIONS = {"allgather": "allgather", "alltoall": "ring"}  # keys and values go round by all-to-alls
 _STRATEGIES = {"FULL_SHARD": (3, True), "SHARD_GRAD_OP": (3, False), "NO_SHARD": (0, True), "HYBRID_SHARD": (3, True)}
 _STRATEGIES |= {"HYBRID_SHARD_ZERO2": (3, False)}
+"""The words of FSDP 1, in the order of the numbers from 1 on that stood for them in its first releases."""
 
 
 def _layout(run: Run, say: Say) -> Settings:
@@ -73,9 +74,11 @@ def _read_layout(settings: Settings, say: Say) -> Fields:
     # The word of FSDP 1, in its place of old or in that of the newer switch.
     strategy = settings.get(_STRATEGY, reshard if isinstance(reshard, str) else None)
     stage = 3
+    if type(strategy) is int and 1 <= strategy <= len(_STRATEGIES):
+        strategy = tuple(_STRATEGIES)[strategy - 1]
     if strategy is not None:
-        if strategy not in _STRATEGIES:
-            raise SpecError(f"{_STRATEGY} {strategy}: one of {', '.join(_STRATEGIES)}")
+        if not isinstance(strategy, str) or strategy not in _STRATEGIES:
+            raise SpecError(f"{_STRATEGY} {str(strategy)[:40]}: one of {', '.join(_STRATEGIES)}")
         stage, reshard = _STRATEGIES[strategy]
         if strategy.startswith("HYBRID") and _SHARD not in settings:
             per_node = -(-processes // settings.get(_MACHINES, 1))
@@ -158,7 +161,7 @@ ACCELERATE = Tool(
                 *(Setting(name) for name in (_MACHINES, _PROCESSES, _VERSION)),
                 *(Setting(name, "whole") for name in (_REPLICATE, _SHARD, _TP, _CP)),
                 Setting(_RESHARD, "any"),
-                Setting(_STRATEGY, "text"),
+                Setting(_STRATEGY, "any"),
                 Setting(f"{_F}auto_wrap_policy", "text"),
             ),
             _layout,

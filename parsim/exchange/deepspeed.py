@@ -24,7 +24,15 @@ _STATES, _WEIGHTS = f"{_Z}offload_optimizer.device", f"{_Z}offload_param.device"
 _BATCH, _MICRO, _STEPS = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
 _TP, _PP, _INTERVAL = "tensor_parallel.autotp_size", "pipeline.stages", "pipeline.activation_checkpoint_interval"
 _GRADIENTS, _WIRE = "data_types.grad_accum_dtype", "communication_data_type"
-_ROOMS = ("pipeline", "tensor_parallel", "data_types", "sequence_parallel", "autotuning", "compression_training")
+_ROOMS = (
+    "pipeline",
+    "tensor_parallel",
+    "data_types",
+    "sequence_parallel",
+    "activation_checkpointing",
+    "autotuning",
+    "compression_training",
+)
 """Rooms in which a name that nobody knows is worth a word; zero_optimization's others are sizes of buffers."""
 
 
@@ -230,4 +238,8 @@ def read_deepspeed(text: str) -> tuple[Settings, list[Note]]:
         zero = document.get("zero_optimization")
         if isinstance(zero, dict) and zero.pop("cpu_offload", False) is True:  # its name before offload_optimizer
             zero.setdefault("offload_optimizer", {"device": "cpu"})
+        if "bfloat16" in document:  # its name before bf16, which DeepSpeed still takes
+            old = document.pop("bfloat16")
+            if document.setdefault("bf16", old) != old:
+                raise SpecError("bfloat16 and bf16: the old name contradicts the new one")
     return known_settings(DEEPSPEED, document, _ROOMS, notes), notes

@@ -68,6 +68,16 @@ def test_a_deepspeed_file() -> None:
     assert run.layout.precision == "bf16"
 
 
+def test_names_of_earlier_deepspeeds() -> None:
+    zero = {"stage": 2, "cpu_offload": True}
+    old = {"train_batch_size": 8, "bfloat16": {"enabled": True}, "zero_optimization": zero}
+    imported = deepspeed({**old, "activation_checkpointing": {"cpu_checkpointing": True}})
+    assert imported.run.layout.precision == "bf16"
+    assert imported.run.layout.offload is not None
+    assert imported.run.layout.offload.optimizer
+    assert "activation_checkpointing.cpu_checkpointing" in {note.about for note in imported.notes}
+
+
 def test_what_a_deepspeed_file_does_not_say_is_assumed_and_said() -> None:
     notes = {note.about for note in deepspeed(DEEPSPEED).notes}
     assert {"model", "cluster", "batch.sequence_length"} <= notes
@@ -94,7 +104,8 @@ def test_an_accelerate_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "stage", "reshards"), [("FULL_SHARD", 3, True), ("SHARD_GRAD_OP", 3, False), ("NO_SHARD", 0, True)]
+    ("word", "stage", "reshards"),
+    [("FULL_SHARD", 3, True), ("SHARD_GRAD_OP", 3, False), ("NO_SHARD", 0, True), ("1", 3, True), ("2", 3, False)],
 )
 def test_words_of_fsdp_1(word: str, stage: int, reshards: bool) -> None:
     text = ACCELERATE.replace("fsdp_reshard_after_forward: true", f"fsdp_sharding_strategy: {word}")
@@ -122,6 +133,7 @@ def test_accelerates_notes_are_comments() -> None:
         ({**DEEPSPEED, "train_batch_size": "256"}, "whole number from 1 on"),
         ({**DEEPSPEED, "train_batch_size": 0}, "whole number from 1 on"),
         ({**DEEPSPEED, "fp16": {"enabled": True}}, "only one of them"),
+        ({**DEEPSPEED, "bfloat16": {"enabled": False}}, "the old name contradicts"),
         ({**DEEPSPEED, "zero_optimization": {"stage": 4}}, "0 to 3"),
         ({**DEEPSPEED, "zero_optimization": {"stag": 3}}, "did you mean zero_optimization.stage"),
         ({**DEEPSPEED, "zero_optimization": {"stage": 3, "offload_param": {"device": "tpu"}}}, "none, cpu or nvme"),
