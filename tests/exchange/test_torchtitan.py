@@ -98,6 +98,35 @@ def test_a_toml_file_of_earlier_releases() -> None:
     assert run.layout.sequence_parallel
 
 
+def test_names_of_the_first_releases() -> None:
+    text = TOML.replace('converters = ["float8"]\n', "").replace("batch_size = 2", "batch_size = 8")
+    text = text.replace(
+        "pipeline_parallel_degree = 1", "pipeline_parallel_degree = 2\npipeline_parallel_microbatches = 4"
+    )
+    text = text.replace(
+        "[float8]", 'pipeline_parallel_split_points = "layers.12"\n\n[float8]\nenable_float8_linear = true'
+    )
+    run = read(text, "a.toml", gpus=16).run
+    assert (run.layout.micro_batch_size, run.microbatches) == (2, 4)
+    assert run.layers_of_parts(2) == (12, 20)
+    assert run.layout.precision == "fp8-tensorwise"
+
+
+@pytest.mark.parametrize(("option", "layers"), [("", 16), ("= '2'", 16), ("= 4", 8), ("= '1'", None)])
+def test_every_nth_layer_is_recomputed(option: str, layers: int | None) -> None:
+    """What the files before 0.3 take where they do not say it is every second layer."""
+    text = TOML.replace("selective_ac_option = 'op'", f"selective_ac_option {option}" if option else "")
+    recompute = read(text, "a.toml").run.layout.recompute
+    assert (recompute.mode, recompute.layers) == ("full", layers)
+
+
+def test_degrees_of_experts_in_earlier_releases() -> None:
+    text = TOML.replace("llama3", "deepseek_v3").replace('"8B"', '"671B"')
+    degrees = "expert_parallel_degree = 16\nexpert_tensor_parallel_degree = 1\nexpert_parallel_comm_backend = 'deepep'"
+    run = read(f"{text}\n[parallelism]\n{degrees}\n", "a.toml", gpus=64).run
+    assert (run.layout.ep, run.layout.expert_tp, run.software.moe_dispatcher) == (16, 1, "deepep")
+
+
 def test_what_is_left_of_the_gpus_is_said_where_nobody_tells() -> None:
     assert any("nothing tells how many" in str(note) for note in read(TOML, "a.toml").notes)
 
@@ -135,6 +164,13 @@ def test_the_plan_stands_beside_the_recipe_and_is_recognised(schedule: str, tmp_
         (TOML + "[parallelism]\ntensor_paralel_degree = 4\n", "did you mean parallelism.tensor_parallel_degree"),
         (TOML + "[parallelism]\ntensor_parallel_degree = 4\n", "contradicts"),
         (TOML.replace('"selective"', '"some"'), "none, full, selective"),
+        (TOML.replace("'op'", "'ops'"), "op, or a whole number"),
+        (TOML + "[parallelism]\nexpert_tensor_parallel_degree = 3\n", "1, or tensor_parallel_degree 2"),
+        (
+            TOML.replace("pipeline_parallel_degree = 1", "pipeline_parallel_degree = 2")
+            + "[parallelism]\npipeline_parallel_split_points = ['layers.40']\n",
+            "names of layers of 32",
+        ),
         (RECIPE.replace('"Interleaved1F1B"', '"Interleaved2F2B"'), "one of 1F1B"),
         (RECIPE.replace("local_batch_size = 8", "local_batch_size = 0"), "must be a multiple"),
         (RECIPE + "    config.parallelism.pipeline_parallel_layers_per_stage = 3\n", "returns"),

@@ -23,8 +23,9 @@ _P = "parallelism."
 _TP, _CP, _PP = f"{_P}tensor_parallel_degree", f"{_P}context_parallel_degree", f"{_P}pipeline_parallel_degree"
 _REPLICATE, _SHARD = f"{_P}data_parallel_replicate_degree", f"{_P}data_parallel_shard_degree"
 _RESHARD, _EP = f"{_P}fsdp_reshard_after_forward", f"{_P}expert_parallel_degree"
+_EXPERT_TP = f"{_P}expert_tensor_parallel_degree"
 _LOCAL, _GLOBAL = "training.local_batch_size", "training.global_batch_size"
-_MICRO = f"{_P}pipeline_parallel_microbatch_size"
+_MICRO, _COUNT = f"{_P}pipeline_parallel_microbatch_size", f"{_P}pipeline_parallel_microbatches"
 _AC, _AC_OPTION = "activation_checkpoint.mode", "activation_checkpoint.selective_ac_option"
 
 
@@ -102,6 +103,10 @@ def _read_degrees(settings: Settings, say: Say) -> Fields:
         raise SpecError(f"{settings['WORLD_SIZE']} GPUs: the degrees multiply to {tp * cp * pp * replicate * shard}")
     if ep > 1:
         fields["layout.ep"] = ep
+    if (expert_tp := settings.get(_EXPERT_TP)) is not None:  # of the releases before 0.3
+        if expert_tp not in (1, tp):
+            raise SpecError(f"{_EXPERT_TP} {expert_tp}: 1, or tensor_parallel_degree {tp}")
+        fields["layout.expert_tp"] = expert_tp
     if shard * cp > 1:
         policy = settings.get(_RESHARD, "default")
         if policy not in ("always", "never", "default"):
@@ -124,6 +129,10 @@ def _read_batch(settings: Settings, say: Say) -> Fields:
     local: int = settings[_LOCAL] if _LOCAL in settings else settings.get("training.batch_size", 8)
     whole: int = settings.get(_GLOBAL, -1)
     micro = settings.get(_MICRO, 1) if settings.get(_PP, 1) > 1 else local
+    if (count := settings.get(_COUNT, -1)) > 0 and settings.get(_PP, 1) > 1:  # their number, in the first releases
+        if _MICRO in settings or local % count:
+            raise SpecError(f"{_COUNT} {count}: must divide {_LOCAL} {local}, and stand without {_MICRO}")
+        micro = local // count
     if local < 1 or micro < 1 or local % micro:
         raise SpecError(f"{_LOCAL} {local}: must be a multiple of {_MICRO} {micro}")
     dp = _read_degrees(settings, lambda about, text: None)["layout.mesh.dp"]
@@ -148,12 +157,11 @@ def _recompute(run: Run, say: Say) -> Settings:
 
 
 def _read_recompute(settings: Settings, say: Say) -> Fields:
-    mode, option = settings.get(_AC, "selective"), str(settings.get(_AC_OPTION, "op"))
+    usual = "op" if settings.get("release.python") else "2"
+    mode, option = settings.get(_AC, "selective"), str(settings.get(_AC_OPTION, usual))
     if mode == "selective":
-        if option not in ("op", "1", "2"):
-            say("layout.recompute", f"every {option}th layer is recomputed: parsim counts the first ones")
-        if option == "1":
-            return {"layout.recompute.mode": "full"}
+        if option != "op":
+            return _every_nth(option, settings, say)
         return {"layout.recompute.mode": "selective", "layout.recompute.modules": ["every_second_matmul"]}
     if mode == "memory_budget":
         say("layout.recompute", "a memory budget decides in the compiler: none is assumed")
@@ -161,6 +169,20 @@ def _read_recompute(settings: Settings, say: Say) -> Fields:
     if mode not in ("none", "full"):
         raise SpecError(f"{_AC} {mode}: none, full, selective or memory_budget")
     return {"layout.recompute.mode": mode}
+
+
+def _every_nth(option: str, settings: Settings, say: Say) -> Fields:
+    """Recompute of every n-th layer of a rank, which the releases before 0.3 could do."""
+    if not option.isascii() or not option.isdigit() or not (each := int(option[:9])):
+        raise SpecError(f"{_AC_OPTION} {option[:40]}: op, or a whole number from 1 on")
+    layers = settings.get("model.layers")
+    if each == 1 or layers is None:
+        if each > 1:
+            say("layout.recompute", f"every layer {each} is recomputed, and nothing tells of how many: all is assumed")
+        return {"layout.recompute.mode": "full"}
+    count = layers // settings.get(_PP, 1) // each
+    say("layout.recompute", f"every layer {each} is recomputed: the first {count} of a pipeline rank are read")
+    return {"layout.recompute.mode": "full", "layout.recompute.method": "block", "layout.recompute.layers": count}
 
 
 def _offload(run: Run, say: Say) -> Settings:
@@ -197,15 +219,19 @@ LAYOUT: tuple[Entry, ...] = (
             "layout.zero_group",
             "layout.reshard_after_forward",
             "layout.ep",
+            "layout.expert_tp",
         ),
-        (*(Setting(n, "integer") for n in (_TP, _CP, _PP, _REPLICATE, _SHARD, _EP)), Setting(_RESHARD, "text")),
+        (
+            *(Setting(n, "integer") for n in (_TP, _CP, _PP, _REPLICATE, _SHARD, _EP, _EXPERT_TP)),
+            Setting(_RESHARD, "text"),
+        ),
         _degrees,
         _read_degrees,
     ),
     same("batch.sequence_length", Setting("training.seq_len"), 2048),
     Entry(
         ("layout.micro_batch_size", "batch.global_batch_size"),
-        (*(Setting(n, "integer") for n in (_LOCAL, _GLOBAL, "training.batch_size")), Setting(_MICRO, "integer")),
+        tuple(Setting(n, "integer") for n in (_LOCAL, _GLOBAL, "training.batch_size", _MICRO, _COUNT)),
         _batch,
         _read_batch,
     ),
@@ -222,7 +248,7 @@ LAYOUT: tuple[Entry, ...] = (
         _ring,
     ),
     Entry(
-        ("layout.recompute.mode", "layout.recompute.modules"),
+        tuple(f"layout.recompute.{part}" for part in ("mode", "modules", "method", "layers")),
         (Setting(_AC, "text"), Setting(_AC_OPTION, "any")),
         _recompute,
         _read_recompute,

@@ -4,6 +4,8 @@ A schedule that torchtitan knows is named; whatever the plan, it is also written
 runs. Reading compares a CSV with the plans of parsim's schedules.
 """
 
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ _P = "parallelism."
 _PP, _SCHEDULE = f"{_P}pipeline_parallel_degree", f"{_P}pipeline_parallel_schedule"
 CSV = f"{_P}pipeline_parallel_schedule_csv"
 _EACH, _PARTS = f"{_P}pipeline_parallel_layers_per_stage", f"{_P}module_fqns_per_model_part"
+_POINTS = f"{_P}pipeline_parallel_split_points"
 _FIRST, _LAST = f"{_P}pipeline_parallel_first_stage_less_layers", f"{_P}pipeline_parallel_last_stage_less_layers"
 _NAMES = {
     "1f1b": "1F1B",
@@ -103,6 +106,11 @@ def _stages_and_split(settings: Settings, pp: int, usual: int, say: Say) -> tupl
     if layers is None:
         say("layout.split", "the model is not known, and so not how its layers are cut: even is assumed")
         return usual, {}
+    if points := settings.get(_POINTS):
+        counts = _between(points, layers)
+        if len(counts) % pp:
+            raise SpecError(f"{_POINTS} makes {len(counts)} parts: they do not divide into pp {pp}")
+        return len(counts) // pp, {"layout.split": counts}
     whole = layers + first + last
     if each is not None:
         if each < 1 or -(-whole // each) % pp:
@@ -117,6 +125,16 @@ def _stages_and_split(settings: Settings, pp: int, usual: int, say: Say) -> tupl
     if (first, last) == (1, 1) and whole % number == 0:
         return usual, {"layout.split": "ends_one_fewer"}
     return usual, {"layout.split": counts}
+
+
+def _between(points: Any, layers: int) -> list[int]:
+    """Layers of the parts that begin at the named layers, in the releases before 0.2."""
+    names = points.split(",") if isinstance(points, str) else points if isinstance(points, list) else [points]
+    matches = [re.fullmatch(r"layers\.(\d{1,6})", str(name).strip()) for name in names]
+    starts = [0, *(int(match[1]) for match in matches if match), layers]
+    if None in matches or starts != sorted(starts):
+        raise SpecError(f"{_POINTS} {str(points)[:60]}: names of layers of {layers} in their order, as layers.8")
+    return [end - start for start, end in pairwise(starts)]
 
 
 def _recognised(path: str, named: str | None, pp: int, stages: int, say: Say) -> str | None:
@@ -150,6 +168,7 @@ PIPELINE = Entry(
         Setting(CSV, "text"),
         *(Setting(name, "integer") for name in (_EACH, _FIRST, _LAST)),
         Setting(_PARTS, "lists"),
+        Setting(_POINTS, "any"),
     ),
     _write,
     _read,

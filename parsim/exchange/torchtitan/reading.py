@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from parsim.errors import SpecError
+from parsim.exchange.documents import flat
 from parsim.exchange.table import Note, checked
 from parsim.exchange.torchtitan.pipeline import CSV
 from parsim.exchange.torchtitan.tool import TORCHTITAN
@@ -30,7 +31,9 @@ _OLDER = {
     "experimental.context_parallel_degree": "parallelism.context_parallel_degree",
     "experimental.context_parallel_rotate_method": "parallelism.context_parallel_rotate_method",
     "experimental.enable_async_tensor_parallel": "parallelism.enable_async_tensor_parallel",
+    "experimental.pipeline_parallel_split_points": "parallelism.pipeline_parallel_split_points",
     "experimental.pipeline_parallel_microbatches": "parallelism.pipeline_parallel_microbatches",
+    "parallelism.expert_parallel_comm_backend": "model.moe_comm_backend",
     "float8.recipe_name": "quantize.recipe_name",
     "quantize.linear.float8.recipe_name": "quantize.recipe_name",
     "training.deterministic": "debug.deterministic",
@@ -65,6 +68,8 @@ def read_torchtitan(text: str, path: Path) -> tuple[dict[str, Any], list[Note]]:
             raise SpecError(f"{name} {value!r} contradicts {new} {settings[new]!r}")
         settings[new] = value
     settings.pop("quantize.linear.float8.enable_fsdp_float8_all_gather", None)
+    if settings.pop("float8.enable_float8_linear", False) is True:  # before there were converters
+        settings.setdefault("model.converters", ["float8"])
     _report_unknown(settings, notes)
     if settings.get(CSV):
         settings[CSV] = str(path.parent / str(settings[CSV]))
@@ -77,18 +82,11 @@ def _is_toml(text: str) -> bool:
 
 def _toml(text: str) -> dict[str, Any]:
     try:
-        return _flat(tomllib.loads(text))
+        return flat(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"not TOML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise SpecError("not TOML that can be read: nested too deeply") from None
-
-
-def _flat(document: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in document.items():
-        found |= _flat(value, f"{path}{name}.") if isinstance(value, Mapping) else {f"{path}{name}": value}
-    return found
 
 
 def _report_unknown(settings: Mapping[str, Any], notes: list[Note]) -> None:
@@ -185,13 +183,7 @@ class _Recipes:
                 found |= self._model(value)
             elif room == "activation_checkpoint":
                 kind = value.made_by if isinstance(value, _Config) else "None"
-                modes = {
-                    "FullAC": "full",
-                    "SelectiveAC": "selective",
-                    "MemoryBudgetAC": "memory_budget",
-                    "None": "none",
-                }
-                found["activation_checkpoint.mode"] = modes.get(kind.removesuffix(".Config"), kind)
+                found["activation_checkpoint.mode"] = _MODES.get(kind.removesuffix(".Config"), kind)
             elif room == "optimizer":
                 if isinstance(value, _Config) and "adamw" in value.made_by:
                     found["optimizer.name"] = "AdamW"
