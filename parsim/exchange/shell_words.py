@@ -152,14 +152,14 @@ class _Lexer:
         plain = ""
         while self._at < len(self._text):
             sign = self._text[self._at]
-            if (match := _PLACEHOLDER.match(self._text, self._at)) is not None:
+            if sign == "<" and (match := _PLACEHOLDER.match(self._text, self._at)) is not None:
                 plain += self._take(len(match[0]))
                 continue
             if sign in " \t\r" or sign in stops or (sign in ")<>" and not plain.endswith("(")):
                 break
             if self._text.startswith("\\\n", self._at):
                 self._take(2)
-            elif not plain and not word.pieces and _NO_CONTINUATION.match(self._text, self._at):
+            elif sign == "\\" and not plain and not word.pieces and _NO_CONTINUATION.match(self._text, self._at):
                 raise SpecError(f"line {self._line}: the backslash must end its line, here something stands behind it")
             elif sign == "\\":
                 plain += self._take(2)[1:]
