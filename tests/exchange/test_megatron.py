@@ -144,6 +144,8 @@ def test_the_last_of_a_flag_that_is_stated_twice_counts() -> None:
         (f"{PLAIN} --tensor-model-parallel-size 3", "multiple of tp 3"),
         (f"{PLAIN} --tensor-model-parallel-size 2 --model-parallel-size 4", "contradicts"),
         (f"{PLAIN} --swiglu true", "it takes no value"),
+        (f"{PLAIN} --swiglu 'one\ntwo'", "--swiglu one two: it takes no value"),
+        (f"{PLAIN} --optimizer 'a\nb'", "--optimizer a b: adam"),
         (f"{PLAIN} --fp16", "--fp16 and --bf16"),
         (f"{PLAIN} --num-query-groups 4", "needs --group-query-attention"),
         (f"{PLAIN} --num-virtual-stages-per-pipeline-rank 2", "needs --pipeline-model-parallel-size"),

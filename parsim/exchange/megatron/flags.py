@@ -48,9 +48,9 @@ def settings_of_words(
 
 
 def _flags(words: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """Flags with the values that follow them; `--flag=value` is cut, a negative number is a value."""
+    """Flags with the values that follow them, each of one line; `--flag=value` is cut, a negative number is a value."""
     found: list[tuple[str, list[str]]] = []
-    for word in words:
+    for word in (" ".join(word.split()) for word in words):
         if word.startswith("--") and len(word) > 2:
             name, equals, value = word.partition("=")
             found.append((name, [value] if equals else []))
@@ -65,7 +65,7 @@ def _older(
     words = OLDER[flag]
     if not words:
         if values and flag not in VALUES:
-            raise SpecError(f"{flag} {values[0]}: it takes no value")
+            raise SpecError(f"{flag} {values[0][:60]}: it takes no value")
         notes.append(Note(flag, "a flag of an earlier release without meaning in today's"))
         return
     notes.append(Note(flag, f"a name of an earlier release: read as {' '.join(words)}"))
@@ -77,14 +77,14 @@ def _value(setting: Setting, values: list[str]) -> Any:
     name, takes = setting
     if takes == "switch":
         if values:
-            raise SpecError(f"{name} {values[0]}: it takes no value")
+            raise SpecError(f"{name} {values[0][:60]}: it takes no value")
         return True
     if takes == "words":
         if not values:
             raise SpecError(f"{name}: it takes at least one value")
         return values
     if len(values) != 1:
-        raise SpecError(f"{name} {' '.join(values)}".rstrip() + f": it takes one value, here are {len(values)}")
+        raise SpecError(f"{name} {' '.join(values)[:60]}".rstrip() + f": it takes one value, here are {len(values)}")
     text = values[0]
     if takes not in _NUMBERS:
         return text
