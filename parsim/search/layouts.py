@@ -9,7 +9,7 @@ from parsim.spec import Batch, ClusterSpec, Layout, Run, Search, Software
 from parsim.spec import Mesh as MeshSpec
 from parsim.spec.network import NetworkOverrides
 
-__all__ = ["cluster_of", "run_of", "run_on"]
+__all__ = ["cluster_of", "priced_cut", "run_of", "run_on"]
 
 
 def run_of(search: Search, shape: Shape, switches: Mapping[str, Any]) -> Run:
@@ -58,6 +58,13 @@ def run_on(search: Search, mesh: Mesh, micro_batch_size: int, switches: Mapping[
 
 def _cut_sequence(switches: Mapping[str, Any]) -> bool:
     return str(switches.get("tp_comm", "")).startswith("sequence_parallel")
+
+
+def priced_cut(search: Search, mesh: Mesh, comm: str) -> bool:
+    """Whether a way of summing is priced as one that cuts the sequence: experts behind tp know no other, and what the
+    layouts would take that are refused for it, nobody reads.
+    """
+    return comm.startswith("sequence_parallel") or (search.model.moe is not None and mesh.tp > 1)
 
 
 @lru_cache(maxsize=256)

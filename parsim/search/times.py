@@ -15,7 +15,7 @@ from parsim.cost.step_end import straggler_factor
 from parsim.plan import Kind
 from parsim.schedules import get
 from parsim.search.grid import Floats, Grid, grid_of
-from parsim.search.layouts import run_on
+from parsim.search.layouts import priced_cut, run_on
 from parsim.search.networks import data_paths, message_links
 from parsim.search.shape import Mesh, Shape
 from parsim.search.stages import StageClass, stages_of
@@ -172,7 +172,10 @@ def _known_ends(search: Search) -> dict[object, tuple[Floats, Floats, Floats, Fl
 
 def _roofline(search: Search, shape: Shape, zero: int, precision: str, cut: bool) -> RooflineCost:
     """A cost that prices messages and the end of a step on the stages of a shape."""
-    switches = {"zero": zero, "precision": precision, "tp_comm": "sequence_parallel" if cut else "all_reduce"}
+    comm = "sequence_parallel" if cut else "all_reduce"
+    if priced_cut(search, shape.mesh, comm):
+        comm = "sequence_parallel"
+    switches = {"zero": zero, "precision": precision, "tp_comm": comm}
     run = run_on(search, shape.mesh, shape.micro_batch_size, switches, split=shape.layers)
     return RooflineCost(run, stages_of(search, shape).placement)
 

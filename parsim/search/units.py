@@ -23,7 +23,7 @@ from parsim.model.layer import LayerKind, layer_kind
 from parsim.network.price import Path, collective_seconds
 from parsim.plan import Kind, Op, Slot, looped, straight
 from parsim.search.grid import Floats, grid_of
-from parsim.search.layouts import run_on
+from parsim.search.layouts import priced_cut, run_on
 from parsim.search.networks import tensor_path
 from parsim.search.shape import Mesh
 from parsim.spec import RecomputeSpec, Search
@@ -192,7 +192,7 @@ def _blocks(
 ) -> tuple[Block, ...]:
     """The blocks of a stage of one layer or end, its loop taken off."""
     stated = {name: value for name, value in switches.items() if name not in ("tp_network", "tp_comm")}
-    cut = switches["tp_comm"].startswith("sequence")
+    cut = priced_cut(search, key.mesh, switches["tp_comm"])
     at = (*stated.values(), cut, recompute)
     if at not in costs:
         stated |= {"tp_comm": "sequence_parallel" if cut else "all_reduce", "recompute": recompute}
@@ -211,7 +211,8 @@ def whole_stage(search: Search, mesh: Mesh, micro_batch_size: int) -> dict[Kind,
     shape, points = grid.over("recompute", *_INSIDE, "zero", "dp_overlap")
     found = {kind: np.empty(shape) for kind in (Kind.F, Kind.B)}
     for index, switches in points:
-        stated = {**switches, "tp_comm": switches["tp_comm"]}
+        cut = priced_cut(search, mesh, switches["tp_comm"])
+        stated = {**switches, "tp_comm": "sequence_parallel" if cut else "all_reduce"}
         cost = RooflineCost(run_on(search, mesh, micro_batch_size, stated), straight(1))
         change = _Change.of(search, mesh, switches)
         for kind, column in found.items():
