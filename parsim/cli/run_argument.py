@@ -49,6 +49,8 @@ def _run_in(document: Mapping[str, Any], rank: str, where: str) -> tuple[Mapping
     if rank and not (rank.isascii() and rank.isdigit() and int(rank[:9]) >= 1):
         raise SpecError(f"{where}#{rank}: the rank of a finalist is a number from 1")
     finalists, best = document.get("top"), document.get("best")
+    if "space" in document and best is None:
+        raise SpecError(f"{where}: the search has found no layout")
     base = best.get("run") if isinstance(best, Mapping) else document.get("run")
     chosen: object = best if isinstance(best, Mapping) else document
     if rank:
@@ -58,8 +60,6 @@ def _run_in(document: Mapping[str, Any], rank: str, where: str) -> tuple[Mapping
         chosen = listed[int(rank[:9]) - 1]
     if not isinstance(chosen, Mapping):
         raise SpecError(f"{where}: its finalist is no object")
-    if "space" in document and best is None:
-        raise SpecError(f"{where}: the search has found no layout")
     beyond = [str(name) for name in chosen.get("beyond_runs") or []]
     if isinstance(chosen.get("run"), Mapping):
         return chosen["run"], beyond

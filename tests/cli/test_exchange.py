@@ -98,6 +98,7 @@ def test_a_finalist_of_a_search_and_a_result_are_exported(cli: Cli) -> None:
         (("export", "nope", "--to", "megatron"), "no bundled run"),
         (("export", "search.json#3", "--to", "megatron"), "1 to 1 would do"),
         (("export", "none.json", "--to", "megatron"), "found no layout"),
+        (("export", "none.json#2", "--to", "megatron"), "found no layout"),
         (("export", "search.json#0", "--to", "megatron"), "a number from 1"),
         (("export", "search.json#x", "--to", "megatron"), "a number from 1"),
         (("export", "empty.json", "--to", "megatron"), "must be an object"),
