@@ -3,18 +3,25 @@
 import json
 import re
 import sys
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from parsim.cli.output import STDOUT
 from parsim.cli.schedule import read_plan
 from parsim.errors import LayoutError, ParsimError, SpecError
 from parsim.files import check_writable, write_all
 
+if TYPE_CHECKING:
+    from parsim.spec import ModelSpec
+    from parsim.spec.node import NodeSpec
+
 __all__ = ["check_command", "init_command"]
 
 _BYTES_PER_PARAMETER = 18  # mixed-precision Adam with fp32 gradients, before ZeRO
 _SHARE_FOR_STATES = 0.6  # leaves room for activations
+_EXPERT_DEGREES = (1, 2, 4, 8, 16, 32, 64)
 _MICROBATCHES_PER_RANK = 4  # micro-batches for each pipeline rank: a bubble of about a fifth
 
 _TEMPLATE = """\
@@ -28,8 +35,8 @@ layout:
   split: {split}{pad}# layers of the parts: even, ends_one_fewer, balanced, or a list such as [10, 11, 11, 10]
   micro_batch_size: 1        # sequences
   zero: 1                    # 0 none, 1 optimizer states, 3 (with fsdp: true) everything
-  sequence_parallel: {sp}    # norms and dropout cut over tp as well
-  recompute: none            # none, selective (attention core), full
+  sequence_parallel: {sp}    # norms and dropout cut over tp as well{experts}
+  recompute: {recompute}            # none, selective (attention core), full
   precision: bf16
 batch: {{sequence_length: {sequence}, global_batch_size: {batch}}}
 # software: {{attention: cudnn, gradient_dtype: fp32, dp_overlap: true}}   # defaults are reported as assumed
@@ -38,8 +45,13 @@ batch: {{sequence_length: {sequence}, global_batch_size: {batch}}}
 
 
 def init_command(model: str, cluster: str, gpus: int, out: Path, force: bool) -> None:
-    """Write a template that `check` accepts, with the smallest model-parallel layout whose states fit."""
+    """Write a template that `check` accepts, with the smallest model-parallel layout whose states fit.
+
+    Layers are recomputed where their activations would not fit beside them.
+    """
+    from parsim.memory import memory_of, summary_of
     from parsim.model.weights import parameters
+    from parsim.run_plan import plan_of
     from parsim.spec import load_cluster, load_model
     from parsim.spec.load import run_from_document
     from parsim.spec.yaml_reader import parse_yaml
@@ -52,29 +64,18 @@ def init_command(model: str, cluster: str, gpus: int, out: Path, force: bool) ->
     if gpus < 1 or gpus % node.gpus:
         near = sorted({max(gpus // node.gpus, 1) * node.gpus, (max(gpus, 0) // node.gpus + 1) * node.gpus})
         raise LayoutError(f"gpus {gpus}: {cluster} has {node.gpus} in a node; {' or '.join(map(str, near))} would do")
-    states = parameters(spec) * _BYTES_PER_PARAMETER
-    room = node.gpu.memory_bytes * _SHARE_FOR_STATES
-    candidates = [
-        (tp * pp, -tp, tp, pp)
-        for tp in (1, 2, 4, 8)
-        for pp in range(1, spec.layers + 1)
-        if tp <= node.nvlink_domain
-        and spec.heads % tp == 0
-        and spec.kv_heads % tp == 0
-        and _split(spec.layers, pp) is not None
-        and gpus % (tp * pp) == 0
-        and states / (tp * pp) <= room
-    ]
+    candidates = list(_layouts(spec, node, gpus))
     if not candidates:
-        least = -(-int(states) // int(room))
+        room = node.gpu.memory_bytes * _SHARE_FOR_STATES
+        least = -(-parameters(spec) * _BYTES_PER_PARAMETER // int(room))
         raise LayoutError(
             f"gpus {gpus}: the states of {model} need about {least} GPUs of {node.gpu.name} in a layout that divides "
-            f"its {spec.heads} heads and {spec.layers} layers (or {spec.layers + 2} with both ends); more GPUs or "
-            "another cluster would do"
+            f"its {spec.heads} heads{'' if spec.moe is None else f', {spec.moe.experts} experts'} and {spec.layers} "
+            f"layers (or {spec.layers + 2} with both ends); more GPUs or another cluster would do"
         )
-    _, _, tp, pp = min(candidates)
-    dp, split = gpus // (tp * pp), _split(spec.layers, pp) or ""
-    text = _TEMPLATE.format(
+    _, _, tp, pp, ep = min(candidates)
+    dp, split = gpus // (tp * pp), _split(spec, pp) or ""
+    values: dict[str, Any] = dict(
         path="run.yaml" if out == STDOUT else out,
         model=_plain(model),
         cluster=cluster,
@@ -86,9 +87,14 @@ def init_command(model: str, cluster: str, gpus: int, out: Path, force: bool) ->
         pad=" " * (20 - len(split)),
         sp=str(tp > 1).lower(),
         sequence=min(spec.max_positions or 4096, 4096),
+        experts="" if ep == 1 else f"\n  ep: {ep:<22} # experts are cut over so many of the ranks of dp, cp and tp",
         batch=dp * pp * _MICROBATCHES_PER_RANK,
     )
-    run_from_document(cast("dict[str, Any]", parse_yaml(text, str(out))), out.parent, where=str(out))
+    for recompute in ("none", "full"):
+        text = _TEMPLATE.format(recompute=recompute, **values)
+        run = run_from_document(cast("dict[str, Any]", parse_yaml(text, str(out))), out.parent, where=str(out))
+        if summary_of(run, memory_of(run, plan_of(run))).fits:
+            break
     if out == STDOUT:
         sys.stdout.write(text)
         return
@@ -101,12 +107,33 @@ def _plain(text: str) -> str:
     return text if re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_./-]*", text) else json.dumps(text)
 
 
-def _split(layers: int, pp: int) -> str | None:
-    """How that many layers are cut into pp parts of equal work, the embedding and the loss counting as a layer each
-    if need be; None if they are not."""
-    if layers % pp == 0:
+def _layouts(spec: "ModelSpec", node: "NodeSpec", gpus: int) -> Iterator[tuple[int, int, int, int, int]]:
+    """(ranks of one model, how much is preferred less, tp, pp, ep) of the layouts in which the states fit."""
+    from parsim.model.weights import model_weights, parameters_of_rank
+
+    dense, experts = parameters_of_rank(model_weights(spec))
+    room = node.gpu.memory_bytes * _SHARE_FOR_STATES
+    for tp, pp in product((1, 2, 4, 8), range(1, spec.layers + 1)):
+        if tp > node.nvlink_domain or spec.heads % tp or spec.kv_heads % tp or gpus % (tp * pp):
+            continue
+        if _split(spec, pp) is None:
+            continue
+        for ep in (1,) if spec.moe is None else _EXPERT_DEGREES:
+            if spec.moe is not None and (spec.moe.experts % ep or gpus // pp % ep):
+                continue
+            if _BYTES_PER_PARAMETER * (dense / tp + experts / ep) / pp <= room:
+                yield pp * max(tp, ep), -tp if spec.moe is None else tp, tp, pp, ep
+
+
+def _split(spec: "ModelSpec", pp: int) -> str | None:
+    """How a model's layers are cut into pp parts of equal work, the embedding and the loss counting as a layer each
+    if need be; None if they are not. Those of models with experts, often 61 or 94, also into nearly equal ones.
+    """
+    if spec.layers % pp == 0:
         return "even"
-    return "ends_one_fewer" if (layers + 2) % pp == 0 else None
+    if (spec.layers + 2) % pp == 0:
+        return "ends_one_fewer"
+    return None if spec.moe is None else "balanced"
 
 
 def check_command(target: str | None, schema: bool) -> None:

@@ -401,6 +401,17 @@ def test_what_init_writes_simulates_and_fits(cli: Cli) -> None:
         assert said_json(cli, "simulate", "new.yaml")["fits"], model
 
 
+@pytest.mark.parametrize("gpus", [256, 512, 1024])
+@pytest.mark.parametrize("model", [name for name in catalogue.names("models") if name not in DENSE])
+def test_what_init_writes_of_experts_simulates_and_fits(cli: Cli, model: str, gpus: int) -> None:
+    """Experts are cut over ranks of their own, and 61 or 94 layers into nearly equal parts."""
+    assert cli("init", "--model", model, "--gpus", gpus, "--out", "new.yaml").err == ""
+    assert "cannot be simulated" not in cli("check", "new.yaml").out
+    found = said_json(cli, "simulate", "new.yaml")
+    assert found["run"]["layout"]["ep"] > 1
+    assert found["fits"]
+
+
 def test_init_overwrites_nothing_unasked(cli: Cli) -> None:
     before = Path("run.yaml").read_bytes()
     assert cli("init").code == 2
