@@ -113,6 +113,9 @@ def import_(
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The model, where the file is silent.")] = None,
     cluster: Annotated[str | None, typer.Option(metavar="NAME", help="The cluster it runs on.")] = None,
     gpus: Annotated[int | None, typer.Option(help="How many GPUs, where no launcher in the file tells.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME", help="torchtitan: the recipe of the file that is meant.")
+    ] = None,
     step: Annotated[
         str | None, typer.Option(metavar="NAME", help="kineto: only what begins in this annotation, as ProfilerStep#3.")
     ] = None,
@@ -136,5 +139,5 @@ def import_(
         return
     if len(files) > 1:
         raise SpecError(f"{len(files)} files: a run is read from one")
-    imported = run_from_file(source, files[0], like, model, cluster, gpus)
+    imported = run_from_file(source, files[0], like, model, cluster, gpus, recipe)
     delivery.put(imported.yaml(), {}, imported.notes, {"from": source, "run": imported.run.document()})

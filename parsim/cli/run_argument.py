@@ -84,7 +84,13 @@ def _finalist(base: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, A
 
 
 def run_from_file(
-    source: str, path: Path, like: str | None, model: str | None, cluster: str | None, gpus: int | None
+    source: str,
+    path: Path,
+    like: str | None,
+    model: str | None,
+    cluster: str | None,
+    gpus: int | None,
+    recipe: str | None,
 ) -> Imported:
     """The run of another tool's file. Raises SpecError."""
     if source in _READ_ELSEWHERE:
@@ -93,7 +99,9 @@ def run_from_file(
         raise SpecError(f"--from {source}: {choose(source, [*SOURCES, 'kineto'])}")
     if gpus is not None and gpus < 1:
         raise SpecError(f"--gpus {gpus}: at least 1")
-    elsewhere = Elsewhere(_base(like), model and _absolute(model, Path()), cluster and _absolute(cluster, Path()), gpus)
+    elsewhere = Elsewhere(
+        _base(like), model and _absolute(model, Path()), cluster and _absolute(cluster, Path()), gpus, recipe
+    )
     return import_run(source, read_text(path), path, elsewhere)
 
 

@@ -27,13 +27,14 @@ _ORDER = ("name", "model", "cluster", "layout", "batch", "software", "network", 
 @dataclass(frozen=True)
 class Elsewhere:
     """What the user says beside the file: a run document that fills in what the file leaves open, the name of a model,
-    of a cluster, and how many GPUs there are.
+    of a cluster, how many GPUs there are, and which recipe of the file is meant (torchtitan's files have several).
     """
 
     like: Mapping[str, Any] | None = None
     model: str | None = None
     cluster: str | None = None
     gpus: int | None = None
+    recipe: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,14 @@ class Imported:
 @dataclass(frozen=True)
 class _Source:
     tool: Tool
-    read: Callable[[str, Path], tuple[dict[str, Any], list[Note]]]
+    read: Callable[[str, Path, str | None], tuple[dict[str, Any], list[Note]]]
 
 
 SOURCES: Mapping[str, _Source] = {
-    "megatron": _Source(MEGATRON, lambda text, path: read_megatron(text)),
+    "megatron": _Source(MEGATRON, lambda text, path, recipe: read_megatron(text)),
     "torchtitan": _Source(TORCHTITAN, read_torchtitan),
-    "deepspeed": _Source(DEEPSPEED, lambda text, path: read_deepspeed(text)),
-    "accelerate": _Source(ACCELERATE, lambda text, path: read_accelerate(text)),
+    "deepspeed": _Source(DEEPSPEED, lambda text, path, recipe: read_deepspeed(text)),
+    "accelerate": _Source(ACCELERATE, lambda text, path, recipe: read_accelerate(text)),
 }
 
 
@@ -69,7 +70,9 @@ def import_run(source: str, text: str, path: Path, elsewhere: Elsewhere | None =
     for. Raises SpecError of one line: what is wrong in the file, or what it leaves open and nobody says.
     """
     kind, beside = SOURCES[source], elsewhere or Elsewhere()
-    settings, notes = kind.read(text, path)
+    if beside.recipe is not None and source != "torchtitan":
+        raise SpecError(f"recipe {beside.recipe}: files of {kind.tool.name} have none")
+    settings, notes = kind.read(text, path, beside.recipe)
     if beside.gpus is not None:
         stated = settings.setdefault("WORLD_SIZE", beside.gpus)
         if stated != beside.gpus:

@@ -80,7 +80,12 @@ def test_a_recipe_that_starts_from_another() -> None:
     assert (run.layout.zero_stage, run.layout.reshard_after_forward) == (3, False)
     assert run.layout.recompute.mode == "full"
     assert run.software.framework == "torchtitan"
-    assert any("of 2 recipes the last one, large" in str(note) for note in imported.notes)
+    assert any("the last of 2, large, is read" in str(note) for note in imported.notes)
+    assert read(RECIPE, recipe="small").run.model.name == "llama3-8b"
+    assert not any(note.about == "recipe" for note in read(RECIPE, recipe="small").notes)
+    for text, name, says in ((RECIPE, "smal", "did you mean 'small'"), (TOML, "small", "a TOML file has none")):
+        with pytest.raises(SpecError, match=says):
+            read(text, recipe=name)
 
 
 def test_a_toml_file_of_earlier_releases() -> None:

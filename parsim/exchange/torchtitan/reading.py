@@ -16,6 +16,7 @@ from parsim.exchange.documents import flat
 from parsim.exchange.table import Note, checked
 from parsim.exchange.torchtitan.pipeline import CSV
 from parsim.exchange.torchtitan.tool import TORCHTITAN
+from parsim.spec.problem import choose
 
 __all__ = ["read_torchtitan"]
 
@@ -57,10 +58,15 @@ _MODES = {"FullAC": "full", "SelectiveAC": "selective", "MemoryBudgetAC": "memor
 _DEEPEST = 20
 
 
-def read_torchtitan(text: str, path: Path) -> tuple[dict[str, Any], list[Note]]:
-    """The settings that a recipe or a TOML file states, by dotted name. Raises SpecError."""
+def read_torchtitan(text: str, path: Path, recipe: str | None = None) -> tuple[dict[str, Any], list[Note]]:
+    """The settings that a recipe or a TOML file states, by dotted name; `recipe` is the one that is meant of a file
+    with several. Raises SpecError.
+    """
     notes: list[Note] = []
-    stated = _toml(text) if _is_toml(text) else _Recipes(text, path).settings(notes)
+    toml = _is_toml(text)
+    if toml and recipe is not None:
+        raise SpecError(f"recipe {recipe}: a TOML file has none")
+    stated = _toml(text) if toml else _Recipes(text, path).settings(notes, recipe)
     settings: dict[str, Any] = {}
     for name, value in stated.items():
         new = _OLDER.get(name, name)
@@ -118,14 +124,16 @@ class _Recipes:
         self._functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
         self._module = _module_of(tree, path)
 
-    def settings(self, notes: list[Note]) -> dict[str, Any]:
-        """The settings of the file's recipe, the last one if there are several."""
+    def settings(self, notes: list[Note], wanted: str | None) -> dict[str, Any]:
+        """The settings of the file's wanted recipe, or of the last one."""
         recipes = {name: config for name in self._functions if (config := self._result(name, 0)) is not None}
         if not recipes:
             raise SpecError("no function in it returns a Trainer.Config(...), and it is no TOML file")
-        *others, name = recipes
+        if wanted is not None and wanted not in recipes:
+            raise SpecError(f"recipe {wanted}: {choose(wanted, list(recipes))}")
+        *others, name = [wanted] if wanted is not None else recipes
         if others:
-            notes.append(Note("recipe", f"of {len(recipes)} recipes the last one, {name}, is read"))
+            notes.append(Note("recipe", f"the last of {len(recipes)}, {name}, is read: --recipe names another"))
         return {"release.python": True, **self._flat(recipes[name])}
 
     def _result(self, name: str, depth: int) -> _Config | None:
