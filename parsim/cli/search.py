@@ -43,6 +43,10 @@ def search(
     contention: Annotated[
         int, typer.Option(help="How many of the first layouts SimPy plays with contention, to find the best of them.")
     ] = 3,
+    jitter: Annotated[
+        str | None,
+        typer.Option(metavar="lognormal:SIGMA", help="Also rank the list with jitter on every op: p50, p95 of steps."),
+    ] = None,
     explain: Annotated[
         str | None, typer.Option(metavar="tp=16,pp=1", help="Why such layouts are out, or how far behind the best is.")
     ] = None,
@@ -60,6 +64,7 @@ def search(
     from parsim.search import planner
     from parsim.search.explain import explain as explained
     from parsim.search.sensitivity import sensitivity_of
+    from parsim.sim import parse_jitter
     from parsim.spec import load_search
 
     outputs = Outputs(html=html, json=json)
@@ -68,11 +73,13 @@ def search(
     if contention < 0:
         raise SpecError(f"--contention {contention}: 0 or more")
     conditions = None if explain is None else _conditions(explain)
+    sigma = 0.0 if jitter is None else parse_jitter(jitter)
     budget_s = None if budget is None else parse_budget(budget)
     with _executor(dask) as executor:
         workers: dict[str, Any] = {"jobs": jobs, "executor": executor, "budget_s": budget_s}
         told = _teller()
-        result = planner.search(loaded, top=top, journal=journal, contention=contention, progress=told, **workers)
+        asked: dict[str, Any] = {"top": top, "contention": contention, "jitter": sigma}
+        result = planner.search(loaded, journal=journal, progress=told, **asked, **workers)
         told("", 0, 0, None)
         document = result.document()
         if conditions is not None:

@@ -23,7 +23,7 @@ def print_search(document: Mapping[str, Any], console: "Console | None" = None) 
     console.print(counts_words(document), markup=False)
     console.print(f"{info['cpu_s']:.1f} s of CPU in this process, {info['wall_s']:.1f} s", style="dim", markup=False)
     if document["top"]:
-        _list(console, document["top"])
+        _list(console, document["top"], document["robust"])
     for line in _winner(document):
         console.print(line, markup=False)
     if len(document["sizes"]) > 1:
@@ -64,18 +64,21 @@ def counts_words(document: Mapping[str, Any]) -> str:
     )
 
 
-def _list(console: "Console", top: Sequence[Mapping[str, Any]]) -> None:
+def _list(console: "Console", top: Sequence[Mapping[str, Any]], robust: Sequence[Mapping[str, Any]]) -> None:
+    jittered = {row["rank"]: [_seconds(row["p50_s"]), _seconds(row["p95_s"])] for row in robust}
     rows = [
         [
             str(number),
             f"{entry['step_time_s']:.4f} s",
             _seconds(entry.get("contended_step_time_s")),
+            *jittered.get(number, ()),
             format_bytes(entry["peak_memory_bytes"]),
             layout_words(entry),
         ]
         for number, entry in enumerate(top, 1)
     ]
-    print_table(console, ["", "step", "contended", "memory", "layout"], rows, words=1)
+    quantiles = ["p50", "p95"] if robust else []
+    print_table(console, ["", "step", "contended", *quantiles, "memory", "layout"], rows, words=1)
 
 
 def layout_words(entry: Mapping[str, Any]) -> str:
@@ -110,6 +113,9 @@ def _winner(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"what binds it: {shares}; {best['slowest_stage']}"
     for note in best.get("notes", ()):
         yield f"note: {note}"
+    if document["robust"]:
+        first = document["robust"][0]
+        yield f"with jitter number {first['rank']} of the list has the least p95, {first['p95_s']:.4g} s"
     contention = document["contention"]
     if contention and contention["played"]:
         proven = "proven the best so" if contention["certified"] else "not proven"

@@ -18,6 +18,7 @@ from parsim.search.finalists import contended
 from parsim.search.journal import Journal
 from parsim.search.result import SearchResult
 from parsim.search.scope import scope_of
+from parsim.sim import Noise
 from parsim.spec import Search
 
 __all__ = ["check_search", "search"]
@@ -38,18 +39,21 @@ def search(
     budget_s: float | None = None,
     journal: Path | None = None,
     contention: int = 3,
+    jitter: float = 0.0,
     progress: Progress = _silent,
 ) -> SearchResult:
     """The best `top` layouts of a search.
 
     `jobs` processes (None: all cores) or an `executor` do the work; the result is the same for any number, apart from
     `run_info`. With `budget_s` it ends early and says what gap is left. `journal`: a folder from which an interrupted
-    search goes on. The first `contention` layouts are also played with contention. Raises SpecError for a search that
-    makes no sense, LayoutError where its space is empty or no layout is legal.
+    search goes on. The first `contention` layouts are also played with contention; with `jitter`, the sigma of a
+    lognormal factor on every op, all of the list a thousand times. Raises SpecError for a search that makes no sense,
+    LayoutError where its space is empty or no layout is legal.
     """
     if top < 1:
         raise SpecError(f"top {top}: at least 1")
     check_search(what)
+    Noise(jitter)
     started, cpu = time.monotonic(), time.process_time()
     text = json.dumps(what.document())
     scope = scope_of(text)
@@ -78,7 +82,7 @@ def search(
         "certificate_wall_s": decided[1],
         "workers": count if executor is None else None,
     }
-    return SearchResult(scope, tuple(found), tuple(best), top, info)
+    return SearchResult(scope, tuple(found), tuple(best), top, info, jitter)
 
 
 def check_search(what: Search) -> None:

@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import parsim
 from parsim.errors import SpecError
 from parsim.search import SearchResult, search
 from parsim.search.explain import explain, faster
+from parsim.search.finalists import run_of_entry
 from parsim.search.journal import Journal
 from parsim.search.sensitivity import sensitivity_of
 from parsim.spec.load import search_from_document
@@ -203,3 +205,33 @@ def test_more_of_the_machine_is_never_slower() -> None:
     assert next(row["change"] for row in found) == "1 GiB more memory on each GPU"
     for row in found[:3]:
         assert row["gain"] >= -1e-9
+
+
+def test_ranks_the_list_with_jitter() -> None:
+    """Every layout once, by p95, above its time without; the same for the same seed, whoever works."""
+    values = options(seed=7)
+    plain = search(search_from_document(values), top=6, contention=0)
+    result = search(search_from_document(values), top=6, contention=0, jitter=0.03)
+    assert plain.document()["robust"] == []
+    assert [entry.step_s for entry in result.top] == [entry.step_s for entry in plain.top]
+    ranked = result.document()["robust"]
+    assert sorted(row["rank"] for row in ranked) == list(range(1, len(result.top) + 1))
+    assert [row["p95_s"] for row in ranked] == sorted(row["p95_s"] for row in ranked)
+    for row in ranked:
+        assert result.top[row["rank"] - 1].step_s < row["p50_s"] < row["p95_s"]
+    assert stable(search(search_from_document(values), top=6, contention=0, jitter=0.03, jobs=2)) == stable(result)
+    other = search(search_from_document(values | {"seed": 8}), top=6, contention=0, jitter=0.03)
+    assert other.document()["robust"] != ranked
+    with pytest.raises(SpecError, match="jitter 2"):
+        search(search_from_document(values), jitter=2.0)
+
+
+def test_quantiles_with_jitter_are_those_of_simulated_steps() -> None:
+    """As many steps that `simulate` plays, with all replicas."""
+    result = search(search_from_document(options(seed=1)), top=2, contention=0, jitter=0.05)
+    for row in result.robust:
+        run, unsaid = run_of_entry(result.scope, result.top[row.rank - 1])
+        assert not unsaid
+        times = parsim.simulate(run, jitter=0.05, steps=200, seed=5).step_times_s
+        assert row.p50_s == pytest.approx(np.quantile(times, 0.5), rel=5e-3)
+        assert row.p95_s == pytest.approx(np.quantile(times, 0.95), rel=1e-2)
