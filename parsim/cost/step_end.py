@@ -8,10 +8,11 @@ How overlap maps to ops. A reduction starts when the last backward of its stage 
 With dp_overlap most of it really runs beside that very backward, whose layers are ready one by one: REDUCE_GRAD
 lasts max(0, reduce - 0.9 B), and what the backwards of a rank's other stages hide, the plan shows by itself. The
 gather hides in the forwards of the next step's first micro-batches: what is left is part of STEP, and so is the
-contention of both, 0.13 (reduce + gather). Without dp_overlap nothing starts before the last backward of the rank:
-REDUCE_GRAD lasts nothing and STEP holds it all. With parameters cut by FSDP, or gradients by ZeRO-2, the micro-batches
-have reduced already; inside a pipeline FSDP gathers and scatters once a step, of which 0.36 shows, and ZeRO-2 reduces a
-stage's gradients once, after its last backward (MegaScale, arXiv:2402.15627, 3.2), as ZeRO-1 does.
+contention of both, 0.13 (reduce + gather), at most what is hidden. Without dp_overlap nothing starts before the last
+backward of the rank: REDUCE_GRAD lasts nothing and STEP holds it all. With parameters cut by FSDP, or gradients by
+ZeRO-2, the micro-batches have reduced already; inside a pipeline FSDP gathers and scatters once a step, of which 0.36
+shows, and ZeRO-2 reduces a stage's gradients once, after its last backward (MegaScale, arXiv:2402.15627, 3.2), as
+ZeRO-1 does.
 
 A run may state its buckets (PyTorch DDP: a first one of 1 MiB, then 25 MiB). They are ready one by one, the gradients
 of the last layer first, and each waits for those before it: what shows is how long after the backward the last one
@@ -118,7 +119,9 @@ class EndWork:
         if self.buckets:
             hidden_reduce = self.reduce_s - _late(self.buckets, hidden_reduce)
         hidden_reduce, hidden_gather = min(self.reduce_s, hidden_reduce), min(self.gather_s, hidden_gather)
-        left = self.gather_s - hidden_gather + constants.dp_contention * (self.reduce_s + self.gather_s)
+        contention = constants.dp_contention * (self.reduce_s + self.gather_s)
+        # What runs beside nothing meets nothing: overlap costs no more than it hides.
+        left = self.gather_s - hidden_gather + min(contention, hidden_reduce + hidden_gather)
         return StepEnd(self.reduce_s - hidden_reduce, left, optimizer, hidden_reduce, hidden_gather)
 
 

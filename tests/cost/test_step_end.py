@@ -8,7 +8,7 @@ import pytest
 
 from parsim.cost import RooflineCost
 from parsim.cost.constants import FITTED
-from parsim.cost.step_end import straggler_factor
+from parsim.cost.step_end import EndWork, straggler_factor
 from parsim.network.estimate import estimate
 from parsim.network.groups import axis_groups
 from parsim.plan import Kind, Op, Slot, looped, straight
@@ -46,6 +46,18 @@ def test_overlap_hides_the_reduction_behind_the_last_backward(make_run: MakeRun)
     assert cost.exposed_seconds(STEP)["dp"] == pytest.approx(FITTED.dp_contention * reduce)
     many = cost_of(make_run, mesh={"dp": 8}, micro_batch_size=16)
     assert many.seconds(REDUCE) == 0.0
+
+
+@pytest.mark.parametrize("window", [0.0, 0.01, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("reduce", [0.0, 0.05, 1.0, 20.0])
+@pytest.mark.parametrize("gather", [0.0, 0.3])
+def test_overlap_never_costs_more_than_none(reduce: float, gather: float, window: float) -> None:
+    """A reduction far longer than the backward meets what it runs beside, and nothing else."""
+    work = EndWork(reduce, gather, 0.0, 0.04, FITTED)
+    beside, alone = (work.end(overlap, (window, window)) for overlap in (True, False))
+    assert beside.reduce_grad_s + beside.step_s <= alone.reduce_grad_s + alone.step_s + 1e-12
+    if not window:
+        assert beside.reduce_grad_s + beside.step_s == pytest.approx(alone.step_s)
 
 
 def test_one_replica_reduces_nothing(make_run: MakeRun) -> None:
