@@ -154,7 +154,8 @@ def _model(
     stated = nested({name: value for name, value in fields.items() if name.startswith("model.")}).get("model", {})
     named = beside.model or (beside.like or {}).get("model")
     if named is None and not stated:
-        notes.append(Note("model", f"{_ASSUMED_MODEL} is assumed: {tool.outside.get('model', 'nothing names one that is known')}"))
+        why = tool.outside.get("model", "nothing names one that is known")
+        notes.append(Note("model", f"{_ASSUMED_MODEL} is assumed: {why}"))
         return _ASSUMED_MODEL
     if not stated:
         return named  # type: ignore[return-value]
