@@ -64,7 +64,7 @@ def remedies_table(remedies: Mapping[str, Any]) -> Table:
         [
             format_bytes(remedy["peak_memory_bytes"]),
             format_seconds(remedy["step_time_s"]),
-            f"{remedy['slower']:+.1%}",
+            f"{round(remedy['slower'], 3) + 0.0:+.1%}",
             " ".join(f"--set '{setting}'" for setting in remedy["set"]),
         ]
         for remedy in remedies["changes"]
