@@ -18,6 +18,7 @@ from parsim.search.finalists import contended
 from parsim.search.journal import Journal
 from parsim.search.result import SearchResult
 from parsim.search.scope import scope_of
+from parsim.search.tasks import end_with_parent
 from parsim.sim import Noise
 from parsim.spec import Search
 
@@ -60,7 +61,7 @@ def search(
     deadline = None if budget_s is None else started + budget_s
     count = (os.cpu_count() or 1) if jobs is None else jobs
     own = executor is None and count > 1
-    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn")) if own else executor
+    pool = ProcessPoolExecutor(count, get_context("spawn"), end_with_parent) if own else executor
     try:
         with Journal(journal, json.dumps({"format": _FORMAT, "top": top, "search": json.loads(text)})) as kept:
             workers = Workers(pool, kept, deadline)
@@ -95,6 +96,11 @@ def check_search(what: Search) -> None:
             )
         if name.startswith("dualpipe"):
             raise SpecError(f"space.schedule {name}: pairs of ops are not priced by the search yet; zb-v would do")
+    if what.software.bucket_bytes is not None and True in what.space.dp_overlap:
+        raise SpecError(
+            "software.bucket_bytes: the search hides reductions as they are reduced, without buckets of a stated size; "
+            "none, or space.dp_overlap false, would do"
+        )
     if what.software.post_validation:
         raise SpecError("software.post_validation: the search plays a step with its barrier; false would do")
     if what.space.networks and what.model.moe is not None:

@@ -4,6 +4,9 @@ A worker is given the document of the search, from which it makes its own scope 
 as None.
 """
 
+import os
+from multiprocessing import parent_process
+from threading import Thread
 from typing import Any
 
 from parsim.search.explore import Explored, Found, bared, explore, floored, tightened
@@ -12,9 +15,32 @@ from parsim.search.shape import Mesh
 from parsim.search.space import shape_at
 from parsim.search.survey import Row, survey
 
-__all__ = ["explored_of", "row_of", "run_bare", "run_bound", "run_explore", "run_floor", "run_survey"]
+__all__ = [
+    "end_with_parent",
+    "explored_of",
+    "row_of",
+    "run_bare",
+    "run_bound",
+    "run_explore",
+    "run_floor",
+    "run_survey",
+]
 
 _INFINITE = float("inf")
+
+
+def end_with_parent() -> None:
+    """A worker ends when the process that started it does, even one that was killed and could not say so: it would wait
+    for a task for ever.
+    """
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def run_survey(text: str, mesh: tuple[int, ...]) -> list[Any]:

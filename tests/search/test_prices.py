@@ -1,6 +1,7 @@
 """What the search prices from tables is what `simulate` says of the same layout: time and memory."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from parsim.search.survey import judged, recomputes_of
 from parsim.search.times import Times
 from parsim.simulation import simulate
 from parsim.spec import Search
-from tests.search.conftest import small
+from parsim.spec.load import search_from_document
+from tests.search.conftest import document, small
 
 _FEW = 12
 
@@ -49,6 +51,30 @@ def test_times_are_those_of_simulate(seed: int) -> None:
         step_s = simulate(run_of(search, shape, times.grid.at(point))).step_time_s
         assert played.lower[0] <= step_s * (1 + 1e-9), shape
         assert played.upper[0] >= step_s * (1 - 1e-9), shape
+        if played.exact[0]:
+            assert played.upper[0] == pytest.approx(step_s, rel=1e-9), shape
+
+
+@pytest.mark.parametrize(
+    "software",
+    [
+        {"framework": "zero-bubble-megatron"},
+        {"framework": "pytorch", "optimizer": "adam"},
+        {"framework": "deepspeed"},
+        {"framework": "torchtitan"},
+        {"framework": "pytorch", "bucket_bytes": 25 * 2**20, "dp_overlap": False},
+    ],
+)
+def test_times_follow_the_habits_of_frameworks(software: dict[str, Any]) -> None:
+    search = search_from_document(
+        document(4, zero=[0, 1], dp_overlap=software.get("dp_overlap", True)) | {"software": software}
+    )
+    for shape, point in layouts(search, 2, 6):
+        times = Times(search, shape)
+        step_s = simulate(run_of(search, shape, times.grid.at(point))).step_time_s
+        played = play(times, np.array([point]))
+        assert played.lower[0] <= step_s * (1 + 1e-9)
+        assert played.upper[0] >= step_s * (1 - 1e-9)
         if played.exact[0]:
             assert played.upper[0] == pytest.approx(step_s, rel=1e-9), shape
 

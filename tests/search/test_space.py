@@ -81,3 +81,15 @@ def test_bundled_searches_read_back(name: str) -> None:
     check_search(what)
     assert Search.model_validate(what.document()) == what
     assert load_search(name, ("space.tp=8",)).space.tp.values == (8,)
+
+
+@pytest.mark.parametrize(
+    ("software", "says"),
+    [
+        ({"framework": "zero-bubble-megatron", "post_validation": True}, "software.post_validation"),
+        ({"framework": "pytorch", "bucket_bytes": "25 MiB", "first_bucket_bytes": "1 MiB"}, "software.bucket_bytes"),
+    ],
+)
+def test_software_whose_steps_are_not_priced_is_refused_by_name(software: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        search(search_from_document(document(0) | {"software": software}))
