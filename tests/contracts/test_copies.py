@@ -20,17 +20,28 @@ from parsim.plan import (
     add_optimizer_step,
     check,
 )
-from parsim.schedules import build, get, names
+from parsim.schedules import Size, build, get, names
 from parsim.sim import Noise, compile_plan, lower_bound, play, play_events, prices, recording
 from parsim.sim.longest_path import play_levels, play_rows
 
 SIZES = [(1, 1), (1, 4), (2, 4), (3, 7), (4, 8), (4, 11), (6, 12), (8, 20)]
+
+
+def is_legal(name: str, size: Size) -> bool:
+    """Whether the schedule is defined at this size."""
+    try:
+        get(name).check(size)
+    except ScheduleError:
+        return False
+    return True
+
+
 CASES = [
     pytest.param(name, pp, m, v, id=f"{name}-p{pp}-m{m}-v{v}")
     for name in names()
     for pp, m in SIZES
     for v in (1, 2, 3)
-    if v in get(name).legal_stages
+    if is_legal(name, Size(pp, m, v))
 ]
 
 
@@ -64,10 +75,7 @@ class LayeredCost:
 
 def offloaded(name: str, pp: int, m: int, v: int) -> tuple[Plan, Plan]:
     """A schedule's plan, and the same with the copies of all stages."""
-    try:
-        plan = build(name, pp, m, v)
-    except ScheduleError as refused:
-        pytest.skip(str(refused))
+    plan = build(name, pp, m, v)
     moved = add_offload(plan, range(plan.placement.stages))
     return tuple(add_optimizer_step(add_gradient_reduction(each)) for each in (plan, moved))  # type: ignore[return-value]
 
