@@ -23,7 +23,7 @@ from figures import deliver, machine, positive
 from parsim.search.branch import Workers, branch_and_bound
 from parsim.search.explore import opened
 from parsim.search.journal import Journal
-from parsim.search.playing import family_for, prices_of
+from parsim.search.playing import families, prices_of
 from parsim.search.scope import scope_of
 from parsim.search.space import meshes, shapes
 from parsim.search.survey import judged
@@ -69,8 +69,9 @@ def play_all(name: str, limit: int) -> dict[str, Any]:
         for shape in shapes(scope, mesh):
             if done < limit and judged(scope, shape).feasible.any():
                 times, found = opened(scope, shape)
-                family = family_for(shape)
-                lanes.setdefault(family, []).append((prices_of(times, found.points, family.model), shape.microbatches))
+                for family, own in families(times, found.points):
+                    priced_lanes = prices_of(times, found.points[own], family.model), shape.microbatches
+                    lanes.setdefault(family, []).append(priced_lanes)
                 done += 1
     priced = time.process_time()
     vectors = inexact = 0

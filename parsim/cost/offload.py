@@ -22,19 +22,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
+from typing import Protocol
 
 from parsim.cost.constants import Constants
 from parsim.cost.optimizer import update_traffic_bytes
 from parsim.cost.segments import Played
 from parsim.cost.stage import Part
-from parsim.cost.stage_prices import StagePrices
 from parsim.memory.host import moved_bytes, weights_on_host
 from parsim.memory.states import shards_of
 from parsim.model.layer import LayerKind
 from parsim.plan.op import Kind
 from parsim.spec import Run
 
-__all__ = ["HostCopies", "HostUpdate", "host_bytes_per_s", "host_copies_of", "host_update"]
+__all__ = ["HostCopies", "HostUpdate", "PricedParts", "host_bytes_per_s", "host_copies_of", "host_update"]
+
+
+class PricedParts(Protocol):
+    """Who prices a stage's ops and knows its weights: StagePrices, or whoever has the same by other means."""
+
+    def played(self, part: Part, kind: Kind) -> Played:
+        """An op alone."""
+
+    def held(self, part: Part, experts: bool) -> tuple[float, float]:
+        """Weights of a part on a rank, everyone's or its experts', first."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class HostCopies:
 
     run: Run
     bytes_per_s: float
-    stages: StagePrices
+    stages: PricedParts
 
     def out_seconds(self, part: Part, moved: int) -> float:
         """How long the stream out is busy with a micro-batch of a part whose first `moved` layers leave."""
@@ -101,12 +111,13 @@ class HostCopies:
 
     def _moved(self, part: Part, moved: int) -> list[float]:
         """Seconds of each layer's activations, in forward order."""
-        return [self._moved_of(kind) if at < moved else 0.0 for at, kind in enumerate(part.layers)]
+        return [self.moved_seconds(kind) if at < moved else 0.0 for at, kind in enumerate(part.layers)]
 
     def _coming(self, part: Part, moved: int) -> list[float]:
         return [a + b for a, b in zip(self._moved(part, moved), self._weights(part), strict=True)]
 
-    def _moved_of(self, kind: LayerKind) -> float:
+    def moved_seconds(self, kind: LayerKind) -> float:
+        """Of a layer's activations of one micro-batch, in one direction."""
         if kind not in self._known_moved:
             self._known_moved[kind] = moved_bytes(self.run, kind) / self.bytes_per_s
         return self._known_moved[kind]
@@ -116,17 +127,17 @@ class HostCopies:
         return {}
 
     def _weights(self, part: Part) -> list[float]:
-        """Seconds of each layer's weights (its rank's shard of them under ZeRO-3)."""
+        """Seconds of each layer's weights."""
+        return [self.fetch_seconds(kind) for kind in part.layers]
+
+    def fetch_seconds(self, kind: LayerKind) -> float:
+        """Of a layer's weights, for one pass (its rank's shard of them under ZeRO-3)."""
         if not weights_on_host(self.run):
-            return [0.0] * len(part.layers)
-        cut = self.run.layout.zero_stage == 3
-        found = []
-        for kind in part.layers:
-            held = [self.stages.held(Part((kind,)), experts)[0] for experts in (False, True)]
-            if cut:
-                held = [size / shards_of(self.run, expert) for size, expert in zip(held, (False, True), strict=True)]
-            found.append(sum(held) * self.run.software.parameter_bytes / self.bytes_per_s)
-        return found
+            return 0.0
+        held = [self.stages.held(Part((kind,)), experts)[0] for experts in (False, True)]
+        if self.run.layout.zero_stage == 3:
+            held = [size / shards_of(self.run, expert) for size, expert in zip(held, (False, True), strict=True)]
+        return sum(held) * self.run.software.parameter_bytes / self.bytes_per_s
 
     def _layer_seconds(self, part: Part, kind: Kind) -> list[float]:
         """What each layer lasts in a pass, in forward order: what a second one like it adds."""
@@ -141,7 +152,7 @@ class HostCopies:
         return self.stages.played(part, kind).seconds
 
 
-def host_copies_of(run: Run, constants: Constants, stages: Callable[[], StagePrices]) -> HostCopies | None:
+def host_copies_of(run: Run, constants: Constants, stages: Callable[[], PricedParts]) -> HostCopies | None:
     """The copies of a run; None where nothing moves while its micro-batches run."""
     offload = run.layout.offload
     if offload is None or not (offload.moves_activations or offload.weights):

@@ -75,7 +75,7 @@ class RooflineCost:
 
     def lag_seconds(self, copy: Op, slot: Slot | None) -> float:
         """How a copy to or from the host stands to a slot beside it: see cost.offload."""
-        part, moved, copies = self._parts[copy.stage], self._moved[copy.stage], self._copies
+        part, moved, copies = self._parts[copy.stage], self._moved[copy.stage], self.copies
         if copies is None or not moved:
             return 0.0
         if slot is None:
@@ -232,10 +232,11 @@ class RooflineCost:
             return Played(self._copy_seconds(slot.first), {})
         ops = [(self._parts[op.stage], op.kind) for op in slot.ops]
         alone = self._stages.played(*ops[0]) if slot.second is None else self._paired_stages.played_pair(*ops)
-        return alone if self._copies is None else self._copies.beside(alone, ops)
+        return alone if self.copies is None else self.copies.beside(alone, ops)
 
     @cached_property
-    def _copies(self) -> HostCopies | None:
+    def copies(self) -> HostCopies | None:
+        """Copies to and from the host beside the ops; None where nothing moves while micro-batches run."""
         return host_copies_of(self.run, self.constants, lambda: self._stages)
 
     @cached_property
@@ -251,10 +252,10 @@ class RooflineCost:
     def _copy_seconds(self, copy: Op) -> float:
         """How long an OFFLOAD or RELOAD keeps its stream busy; other ops take no stream."""
         part, moved = self._parts[copy.stage], self._moved[copy.stage]
-        if self._copies is None or copy.kind not in (Kind.OFFLOAD, Kind.RELOAD):
+        if self.copies is None or copy.kind not in (Kind.OFFLOAD, Kind.RELOAD):
             return 0.0
         leaves = copy.kind is Kind.OFFLOAD
-        return self._copies.out_seconds(part, moved) if leaves else self._copies.in_seconds(part, moved)
+        return self.copies.out_seconds(part, moved) if leaves else self.copies.in_seconds(part, moved)
 
     def _end(self, op: Op) -> Played:
         end = self._step_end(op.stage)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from parsim.search.bounds import bound, floor
-from parsim.search.grid import Bools, Floats
-from parsim.search.playing import Points, at_points, columns_of, family_for, prices_of
+from parsim.search.grid import AXES, Bools, Floats
+from parsim.search.playing import Points, at_points, columns_of, settle
 from parsim.search.shape import Shape
 from parsim.search.survey import judged
 from parsim.search.times import Times
@@ -55,13 +55,20 @@ class Candidates:
 def floored(search: Search, shape: Shape) -> float:
     """The least work of a shape's busiest rank, over its feasible layouts."""
     feasible, times = judged(search, shape).feasible, Times(search, shape)
-    return float(np.broadcast_to(floor(times), times.grid.shape)[feasible].min()) * _SLACK
+    return _least(floor(times), feasible) * _SLACK
 
 
 def bared(search: Search, shape: Shape) -> float:
     """The least bound of a shape's feasible layouts as if nothing were sent and the step had no end."""
     feasible, times = judged(search, shape).feasible, Times(search, shape)
-    return float(np.broadcast_to(bound(times, bare=True), times.grid.shape)[feasible].min()) * _SLACK
+    return _least(bound(times, bare=True), feasible) * _SLACK
+
+
+def _least(seconds: Floats, feasible: Bools) -> float:
+    """The least of seconds over the grid where something is feasible."""
+    free = tuple(axis for axis, size in enumerate(seconds.shape) if size == 1)
+    left = feasible.any(axis=free, keepdims=True)
+    return float(np.broadcast_to(seconds, left.shape)[left].min())
 
 
 def tightened(search: Search, shape: Shape) -> tuple[float, int]:
@@ -82,18 +89,14 @@ def explore(search: Search, shape: Shape, cutoff_s: float, keep: int) -> Explore
     times, found = opened(search, shape)
     best: list[Found] = []
     played = inexact = start = 0
-    m = shape.microbatches
     while start < len(found.points) and found.bounds[start] < cutoff_s:
         size = _FIRST if start == 0 else _CHUNK
         stop = min(start + size, int(np.searchsorted(found.bounds, cutoff_s)))
         lanes = slice(start, stop)
-        family = family_for(shape)
-        prices = prices_of(times, found.points[lanes], family.model)
-        counts = np.full(stop - start, m)
-        interval = family.settle(prices, counts, cutoff_s if np.isfinite(cutoff_s) else None)
+        interval = settle(times, found.points[lanes], cutoff_s if np.isfinite(cutoff_s) else None)
         close = np.flatnonzero((interval.lower < cutoff_s) & ~interval.exact)
         if len(close):
-            interval.put(close, family.settle(prices.part(close), counts[close]))
+            interval.put(close, settle(times, found.points[lanes][close]))
         inexact += int((~interval.exact).sum())
         played += stop - start
         for lane in np.flatnonzero(interval.exact & (interval.upper < cutoff_s)).tolist():
@@ -115,18 +118,41 @@ def candidates(times: Times) -> Candidates:
     """The cost vectors of a shape's feasible layouts."""
     verdict = judged(times.search, times.shape)
     columns = list(columns_of(times).values())
-    over = np.broadcast_shapes(*(column.shape for column in columns))
-    first, count = _projected(verdict.feasible, over)
+    identity = _moved_identity(times)
+    over = np.broadcast_shapes(identity.shape, *(column.shape for column in columns))
+    first, count = _projected(_worth(times, verdict.feasible), over)
     cells = np.flatnonzero(count)
     points = first[cells]
     table = np.stack([at_points(times, column, points) for column in columns])
-    _, chosen, number = np.unique(_rounded(table), axis=1, return_index=True, return_inverse=True)
+    table = np.concatenate((_rounded(table), at_points(times, identity, points)[None]))
+    _, chosen, number = np.unique(table, axis=1, return_index=True, return_inverse=True)
     layouts = np.bincount(number.reshape(-1), weights=count[cells], minlength=len(chosen)).astype(int)
     points = points[chosen]
     bounds = at_points(times, bound(times), points) * _SLACK
     order = np.lexsort((points, bounds))
     assert verdict.peak is not None
     return Candidates(points[order], bounds[order], layouts[order], verdict.peak.reshape(-1)[points[order]])
+
+
+def _worth(times: Times, feasible: Bools) -> Bools:
+    """The layouts without those that move activations though the same one fits without: copies only delay."""
+    axis = AXES.index("offload_activations")
+    if feasible.shape[axis] == 1:
+        return feasible
+    without = feasible.take([times.grid.of("offload_activations").index(False)], axis=axis)
+    return feasible & ~(times.grid.where("offload_activations", True) & without)
+
+
+def _moved_identity(times: Times) -> Floats:
+    """A number for what decides how much moves to the host and back; 0 where no activations do."""
+    grid = times.grid
+    found = np.ones((1,) * len(AXES))
+    for axis in ("recompute", "precision"):
+        found = found * len(grid.of(axis)) + grid.along(axis, np.arange(len(grid.of(axis))))
+    cut = [times.shape.mesh.tp > 1 and comm.startswith("sequence") for comm in grid.of("tp_comm")]
+    found = 2 * found + grid.along("tp_comm", cut)
+    identity: Floats = found * grid.where("offload_activations", True)
+    return identity
 
 
 def _rounded(table: Floats) -> Floats:

@@ -55,8 +55,7 @@ def unsaid(scope: Scope, mesh: Mesh, switches: Mapping[str, Any]) -> tuple[str, 
         and data_paths(scope, mesh, (tensor, data, pipeline)) != data_paths(scope, mesh, ("usual",) * 3),
         "pp_network": mesh.pp > 1 and message_links(scope, mesh, pipeline) is not message_links(scope, mesh, "usual"),
     }
-    moved = tuple(name for name in switches if name.startswith("offload_") and switches[name])
-    return (*comm, *(name for name, is_other in other.items() if is_other), *moved)
+    return (*comm, *(name for name, is_other in other.items() if is_other))
 
 
 def contended(scope: Scope, top: list[Entry], complete: bool, bound_s: float, most: int) -> Contended:

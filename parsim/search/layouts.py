@@ -8,6 +8,8 @@ from parsim.search.shape import Mesh, Shape
 from parsim.spec import Batch, ClusterSpec, Layout, Run, Search, Software
 from parsim.spec import Mesh as MeshSpec
 from parsim.spec.network import NetworkOverrides
+from parsim.spec.offload import Offload
+from parsim.spec.search import OFFLOADS
 
 __all__ = ["cluster_of", "priced_cut", "run_of", "run_on"]
 
@@ -33,6 +35,7 @@ def run_on(search: Search, mesh: Mesh, micro_batch_size: int, switches: Mapping[
         sequence_parallel=_cut_sequence(switches),
         ep=mesh.ep,
         expert_tp=mesh.expert_tp,
+        offload=_offload(switches),
         **fields,
         **{name: value for name, value in pipeline.items() if value is not None},
     )
@@ -54,6 +57,11 @@ def run_on(search: Search, mesh: Mesh, micro_batch_size: int, switches: Mapping[
             "seed": search.seed,
         }
     )
+
+
+def _offload(switches: Mapping[str, Any]) -> Offload | None:
+    said = {name: True for name in OFFLOADS if switches.get(f"offload_{name}")}
+    return Offload(**said) if said else None
 
 
 def _cut_sequence(switches: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from parsim.memory import scan
+from parsim.memory.host import moved_layers
 from parsim.memory.ledger.entry import Block
 from parsim.memory.parts import Parts
 from parsim.search.grid import Floats
@@ -42,10 +43,11 @@ class Ledger:
     _blocks: dict[object, tuple[Block, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def numbers(self, sequences: int, layers: tuple[int, ...], part: int, again: int) -> Floats:
-        """StageActivations.numbers of a part, with its first `again` layers recomputed."""
+        """StageActivations.numbers of a part, with its first `again` layers recomputed; behind them what of a
+        micro-batch is on the host, and what of it may be on its way."""
         count, most = layers[part], self.search.batch.global_batch_size
         whole = again in (0, count) and self.evenly
-        if not whole or count < _FEW_LAYERS or most < 4 or sequences > most:
+        if not whole or count < self._few or most < 4 or sequences > most:
             return self._ask(sequences, layers, part, again)
 
         key = count, len(layers), part, again > 0
@@ -62,7 +64,7 @@ class Ledger:
         if key not in self._by_layers:
             self._by_layers[key] = _line(
                 lambda n: self._ask(sequences, _resized(layers, part, n), part, n if again else 0),
-                (_FEW_LAYERS, _FEW_LAYERS + 1, max(self.search.model.layers, 4)),
+                (self._few, self._few + 1, max(self.search.model.layers, self._few + 2)),
             )
         line = self._by_layers[key]
         return self._ask(sequences, layers, part, again) if line is None else line.at(layers[part])
@@ -76,13 +78,24 @@ class Ledger:
     def _scanned(self, sequences: int, layers: tuple[int, ...], part: int, again: int) -> tuple[float, ...]:
         """Layers that are alike repeat one block, which is made once for any number of them."""
         count, run = layers[part], self._run(sequences)
-        if count > 0 and again in (0, count) and self.evenly:
+        if count > 0 and again in (0, count) and self.evenly and not self._moves:
             one, two = (self._made(sequences, layers, part, n, again > 0) for n in (1, 2))
             repeats = [b.count - a.count for a, b in zip(one, two, strict=False)]
             if len(one) == len(two) and sorted(repeats) == [0] * (len(one) - 1) + [1]:
                 grown = zip(one, repeats, strict=True)
-                return scan(tuple(replace(b, count=b.count + more * (count - 1)) for b, more in grown)).numbers
-        return Parts(run, layers).activations(part, again).numbers
+                numbers = scan(tuple(replace(b, count=b.count + more * (count - 1)) for b, more in grown)).numbers
+                return (*numbers, 0.0, 0.0)
+        found = Parts(run, layers).activations(part, again, moved_layers(run, layers, (part,))[0])
+        return (*found.numbers, found.moved, found.window)
+
+    @property
+    def _moves(self) -> bool:
+        return bool(self.switches["offload_activations"])
+
+    @property
+    def _few(self) -> int:
+        """The model's last layer stays where others move: layers grow evenly from one more on."""
+        return _FEW_LAYERS + self._moves
 
     def _made(self, sequences: int, layers: tuple[int, ...], part: int, count: int, again: bool) -> tuple[Block, ...]:
         key = sequences, len(layers), part, count, again
@@ -126,14 +139,23 @@ def _line(ask: Callable[[int], Floats], at: tuple[int, int, int]) -> _Line | Non
 
 @lru_cache(maxsize=65_536)
 def ledger_of(
-    search: Search, mesh: Mesh, cut: bool, recompute: RecomputeSpec, precision: str, zero: int, buffers: bool
+    search: Search,
+    mesh: Mesh,
+    cut: bool,
+    recompute: RecomputeSpec,
+    precision: str,
+    zero: int,
+    buffers: bool,
+    moves: bool,
 ) -> Ledger:
-    """The ledger of a mesh and switches; with gradient `buffers` nothing in it depends on the number of replicas."""
+    """The ledger of a mesh and switches, activations on the host among them (`moves`); with gradient
+    `buffers` nothing in it depends on the number of replicas."""
     evenly = buffers and search.model.moe is None
     switches: dict[str, object] = {
         "tp_comm": "sequence_parallel" if cut else "all_reduce",
         "recompute": recompute,
         "precision": precision,
         "zero": zero,
+        "offload_activations": moves,
     }
     return Ledger(search, mesh, switches, evenly)

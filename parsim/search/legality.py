@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from parsim.search.layouts import run_on
 from parsim.search.networks import fits_domain
 from parsim.search.shape import Mesh, Shape
 from parsim.spec import Search
+from parsim.spec.search import OFFLOADS
 
 __all__ = ["Refusal", "refusals", "size_refusal"]
 
@@ -24,6 +26,10 @@ _NETWORKS = "networks: axes on NVLink must fill a domain or an even part of it, 
 _KEPT = (
     "tp_comm: gathered inputs that are kept are not priced beside parameters or gradients that are cut without a "
     "pipeline; sequence_parallel would do"
+)
+_COPIES = (
+    "offload: copies of weights or activations are not priced beside parameters or gradients that are cut without a "
+    "pipeline; the optimizer's states alone, or zero 1, would do"
 )
 
 
@@ -68,6 +74,45 @@ def _refused(search: Search, mesh: Mesh, grid: Grid) -> Iterator[Refusal]:
     if mesh.pp == 1 and "sequence_parallel_kept" in grid.of("tp_comm"):
         cut = grid.along("zero", [zero >= 2 for zero in grid.of("zero")])
         yield "tp_comm", grid.where("tp_comm", "sequence_parallel_kept") & cut, _KEPT
+    if search.space.offload:
+        yield from _unmoved(search, mesh, grid)
+
+
+def _unmoved(search: Search, mesh: Mesh, grid: Grid) -> Iterator[Refusal]:
+    """What cannot be kept in the host's memory."""
+    plain = _stated(search, mesh, grid)
+    for name in OFFLOADS:
+        axis = f"offload_{name}"
+        if True not in grid.of(axis) or plain is None:
+            continue
+        for recompute in grid.of("recompute") if name == "activations" else (None,):
+            if recompute is not None and recompute.mode == "full" and recompute.layers is None:
+                continue  # no combination of the space
+            more = {axis: True} if recompute is None else {axis: True, "recompute": recompute}
+            try:
+                check_priceable(run_on(search, mesh, 1, {**plain, **more}))
+            except LayoutError as error:
+                where = grid.where(axis, True)
+                yield (
+                    _rule(error),
+                    where if recompute is None else where & grid.where("recompute", recompute),
+                    str(error),
+                )
+    if mesh.pp == 1:
+        cut = grid.along("zero", [zero >= 2 for zero in grid.of("zero")])
+        moved = grid.where("offload_weights", True) | grid.where("offload_activations", True)
+        yield "offload", moved & cut, _COPIES
+
+
+def _stated(search: Search, mesh: Mesh, grid: Grid) -> dict[str, Any] | None:
+    """Switches of a run on a mesh that no rule refuses; None if there are none."""
+    for _, values in grid.over("tp_comm", "cp_comm", "precision")[1]:
+        try:
+            check_priceable(run_on(search, mesh, 1, values))
+        except LayoutError:
+            continue
+        return values
+    return None
 
 
 def _rule(error: ParsimError) -> str:

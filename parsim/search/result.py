@@ -253,8 +253,9 @@ class SearchResult:
         found = [f"{self.scope.reserve_bytes / 2**30:g} GiB of each GPU are left for context and communication buffers"]
         if self.scope.space.offload:
             found.append(
-                f"offload of {', '.join(self.scope.space.offload)}: neither its bytes nor its copies are priced yet, "
-                "so a layout with it counts as the same one without"
+                f"offload of {', '.join(self.scope.space.offload)}: what moves is in the node's memory, and gathered "
+                "inputs that are kept stay on the device; a layout that fits with its activations on the device is not "
+                "listed with them on the host, which only delays it"
             )
         if self.scope.space.networks:
             found.append(

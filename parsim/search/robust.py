@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from parsim.search.branch import Entry
+from parsim.search.copies import moving_stages
+from parsim.search.finalists import switches_of
 from parsim.search.playing import plan_for, prices_of
 from parsim.search.scope import Scope
 from parsim.search.times import Times
@@ -42,7 +44,9 @@ def robust(scope: Scope, top: Sequence[Entry], jitter: float, samples: int = SAM
     for rank, entry in enumerate(top, 1):
         shape = entry.shape
         mesh = shape.mesh
-        program = compile_plan(plan_for(shape.schedule, mesh.pp, shape.microbatches, shape.stages_per_rank))
+        away = switches_of(scope, entry)["offload_activations"]
+        moving = moving_stages(scope, shape) if away else frozenset[int]()
+        program = compile_plan(plan_for(shape.schedule, mesh.pp, shape.microbatches, shape.stages_per_rank, moving))
         lane = prices_of(Times(scope, shape), np.array([entry.found.point]), program)
         prices = Prices(lane.durations[:, 0], lane.delays[:, 0])
         seconds = step_samples(program, prices, noise, samples, mesh.dp * mesh.cp, mesh.tp)

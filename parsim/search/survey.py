@@ -19,9 +19,10 @@ from parsim.search.shape import Mesh, Shape
 from parsim.search.space import shapes
 from parsim.spec import Search
 
-__all__ = ["MEMORY", "Judged", "Row", "judged", "limit_of", "recomputes_of", "survey"]
+__all__ = ["HOST", "MEMORY", "Judged", "Row", "judged", "limit_of", "recomputes_of", "survey"]
 
-MEMORY = "memory"
+MEMORY, HOST = "memory", "host_memory"
+_ON_HOST = "host memory: what the {} ranks of a node keep there is more than its {:.0f} GiB; less offload would do"
 _SLACK = 1 - 1e-12  # what rounding may add to a bound
 
 
@@ -107,7 +108,7 @@ def judged(search: Search, shape: Shape) -> Judged:
         remove(rule, where, text)
     if not left.any():
         return Judged(removed, says, left, left, None, None)
-    legal, limit = left, limit_of(search)
+    legal, limit, host_limit = left, limit_of(search), search.cluster.node.host_memory_bytes
     if float(held_floor(search, shape).min()) > limit:
         peak = np.broadcast_to(held_floor(search, shape), grid.shape)
         remove(MEMORY, True, "")
@@ -118,4 +119,9 @@ def judged(search: Search, shape: Shape) -> Judged:
     for one in reversed(found):
         rank = np.where(one.bytes == peak, one.rank, rank)
     remove(MEMORY, peak > limit, "")
+    if search.space.offload and host_limit is not None:
+        ranks = min(search.cluster.node.gpus, shape.mesh.gpus)
+        host = ranks * np.maximum.reduce([one.host for one in found])
+        remove(HOST, host > host_limit, _ON_HOST.format(ranks, host_limit / 2**30))
+        legal = legal & ~(host > host_limit)
     return Judged(removed, says, legal, left, peak, rank)

@@ -5,6 +5,7 @@ Put together from unit prices: seconds(stage, pass) = loop + sum over layers + e
 
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from parsim.cost import RooflineCost
 from parsim.cost.constants import FITTED
 from parsim.cost.run_axes import axes_of
 from parsim.cost.step_end import straggler_factor
+from parsim.model.layer import LayerKind
 from parsim.plan import Kind
 from parsim.schedules import get
 from parsim.search.grid import Floats, Grid, grid_of
@@ -19,10 +21,12 @@ from parsim.search.layouts import priced_cut, run_on
 from parsim.search.networks import data_paths, message_links
 from parsim.search.shape import Mesh, Shape
 from parsim.search.stages import StageClass, stages_of
-from parsim.search.units import LOOP_S, Units, unit_key, units_of, whole_stage
+from parsim.search.units import LOOP_S, Units, kinds_of, unit_key, units_of, whole_stage
 from parsim.spec import Run, Search
 
 __all__ = ["ZERO_SHARDS", "Times"]
+
+_WHOLLY_CUT = 3  # the ZeRO stage at which a rank fetches its shard of the weights alone
 
 ZERO_SHARDS = 2
 """From this ZeRO stage on, without a pipeline, collectives of parameters or gradients run inside the ops."""
@@ -38,7 +42,7 @@ class Times:
         self._ops: dict[tuple[int, Kind], Floats] = {}
         self._hops: dict[tuple[int, int], Floats] = {}
         self._ends: dict[int, tuple[Floats, Floats]] = {}
-        self._costs: dict[tuple[int, str, bool], RooflineCost] = {}
+        self._costs: dict[object, RooflineCost] = {}
 
     @cached_property
     def straggler(self) -> float:
@@ -53,18 +57,50 @@ class Times:
     def op(self, number: int, kind: Kind) -> Floats:
         """Seconds of an op of a stage of class `number`."""
         if (number, kind) not in self._ops:
-            self._ops[number, kind] = self._op(number, kind)
+            self._ops[number, kind] = self._op(number, kind) + self._waits(number, kind)
         return self._ops[number, kind]
 
     def _op(self, number: int, kind: Kind) -> Floats:
         if self._whole is not None:
             return self._whole[kind]
         if kind is Kind.B:
-            return self.op(number, Kind.I) + self.op(number, Kind.W)
-        return _composed(self._units, self.stages.classes[number], kind, self.grid)
+            return self._op(number, Kind.I) + self._op(number, Kind.W)
+        return _composed(self.units, self.stages.classes[number], kind, self.grid)
+
+    def _waits(self, number: int, kind: Kind) -> Floats:
+        """What the layers of an op wait for weights of the next one that come from the host: as HostCopies.beside."""
+        waits = np.zeros((1,) * len(self.grid.shape))
+        if kind is Kind.W or True not in self.grid.of("offload_weights"):
+            return waits
+        stage = self.stages.classes[number]
+        for layer, count in stage.layers:
+            again = self.grid.along("recompute", [dict(counts).get(layer, 0) for counts in stage.again])
+            waits = waits + (count - again) * self._wait(layer, kind, False)
+            waits = waits + again * self._wait(layer, kind, kind is not Kind.F)
+        return waits
+
+    def _wait(self, layer: LayerKind, kind: Kind, again: bool) -> Floats:
+        """The same of one layer, recomputed or not."""
+        units = self.units
+        alone = units.again[layer] if again else units.layers[layer, Kind.F if kind is Kind.F else Kind.I]
+        if kind is Kind.B:
+            alone = alone + units.layers[layer, Kind.W]
+        return np.maximum(self._fetches[layer] - alone, 0.0) * self.grid.where("offload_weights", True)
 
     @cached_property
-    def _units(self) -> Units:
+    def _fetches(self) -> dict[LayerKind, Floats]:
+        """Seconds of each kind's weights from the host, over the grid."""
+        shape, points = self.grid.over(*(("zero",) if _WHOLLY_CUT in self.grid.of("zero") else ()))
+        found = {layer: np.zeros(shape) for layer in kinds_of(self.search)}
+        for index, switches in points:
+            copies = self.roofline({**switches, "offload_weights": True}).copies
+            assert copies is not None
+            for layer, column in found.items():
+                column[index] = copies.fetch_seconds(layer)
+        return found
+
+    @cached_property
+    def units(self) -> Units:
         return units_of(self.search, unit_key(self.search, self.shape.mesh, self.shape.micro_batch_size))
 
     @cached_property
@@ -143,19 +179,32 @@ class Times:
 
     def _priced_end(self, stage: int) -> tuple[Floats, Floats, Floats, Floats]:
         shape, points = self.grid.over("zero", "precision", "tp_network", "dp_network", "pp_network")
-        reduce, gather, once, optimizer = (np.zeros(shape) for _ in range(4))
+        reduce, gather, once = (np.zeros(shape) for _ in range(3))
         for index, switches in points:
             networks = switches["tp_network"], switches["dp_network"], switches["pp_network"]
             paths = None if networks == ("usual",) * 3 else data_paths(self.search, self.shape.mesh, networks)
             work = self._cost(switches["zero"], switches["precision"], False).end_work(stage, paths)
-            reduce[index], gather[index] = work.reduce_s, work.gather_s
-            once[index], optimizer[index] = work.once_s, work.optimizer_s
+            reduce[index], gather[index], once[index] = work.reduce_s, work.gather_s, work.once_s
+        shape, points = self.grid.over("zero", "precision", "offload_weights", "offload_optimizer")
+        optimizer = np.zeros(shape)  # with its copies; what it updates does not depend on networks
+        for index, switches in points:
+            work = self.roofline(switches).end_work(stage)
+            optimizer[index] = work.optimizer_s + work.copies_s
         return reduce, gather, once, optimizer
 
     def _cost(self, zero: int, precision: str, cut: bool) -> RooflineCost:
-        key = zero, precision, cut
+        comm = "sequence_parallel" if cut else "all_reduce"
+        return self.roofline({"zero": zero, "precision": precision, "tp_comm": comm})
+
+    def roofline(self, switches: Mapping[str, Any]) -> RooflineCost:
+        """A cost of a layout on the stages of the shape, for what does not lie inside its ops."""
+        key = tuple((name, value) for name, value in sorted(switches.items()) if value is not False)
         if key not in self._costs:
-            self._costs[key] = _roofline(self.search, self.shape, zero, precision, cut)
+            comm = switches.get("tp_comm", "all_reduce")
+            cut = priced_cut(self.search, self.shape.mesh, comm)
+            stated = {**switches, "tp_comm": "sequence_parallel" if cut else comm}
+            run = run_on(self.search, self.shape.mesh, self.shape.micro_batch_size, stated, split=self.shape.layers)
+            self._costs[key] = RooflineCost(run, self.stages.placement)
         return self._costs[key]
 
     @property
@@ -168,16 +217,6 @@ class Times:
 def _known_ends(search: Search) -> dict[object, tuple[Floats, Floats, Floats, Floats]]:
     """What was found of the ends of a search's stages."""
     return {}
-
-
-def _roofline(search: Search, shape: Shape, zero: int, precision: str, cut: bool) -> RooflineCost:
-    """A cost that prices messages and the end of a step on the stages of a shape."""
-    comm = "sequence_parallel" if cut else "all_reduce"
-    if priced_cut(search, shape.mesh, comm):
-        comm = "sequence_parallel"
-    switches = {"zero": zero, "precision": precision, "tp_comm": comm}
-    run = run_on(search, shape.mesh, shape.micro_batch_size, switches, split=shape.layers)
-    return RooflineCost(run, stages_of(search, shape).placement)
 
 
 def _message_bytes(run: Run) -> float:

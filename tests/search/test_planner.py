@@ -13,7 +13,8 @@ import parsim
 from parsim.errors import SpecError
 from parsim.search import SearchResult, search
 from parsim.search.explain import explain, faster
-from parsim.search.finalists import run_of_entry
+from parsim.search.finalists import run_of_entry, switches_of
+from parsim.search.grid import AXES, grid_of
 from parsim.search.journal import Journal
 from parsim.search.sensitivity import sensitivity_of
 from parsim.spec.load import search_from_document
@@ -46,6 +47,52 @@ def test_finds_what_playing_everything_finds(seed: int) -> None:
     peaks = {(layout.shape, layout.point): layout.peak_bytes for layout in every}
     for entry in result.top:
         assert entry.found.peak_bytes == pytest.approx(peaks[entry.shape, entry.found.point], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("seed", "gib", "on_host"), [(0, 0.25, "optimizer"), (0, 0.35, "weights"), (2, 0.35, "activations")]
+)
+def test_what_the_host_keeps_decides_what_fits(seed: int, gib: float, on_host: str) -> None:
+    """With little memory the best of all is one that only fits since something is in the node's memory."""
+    space: dict[str, Any] = {"micro_batch_size": 1, "stages_per_rank": {"most": 2}, "schedule": ["1f1b", "zb-h1"]}
+    space |= {"split": "even", "recompute": ["none", "full"], "zero": [0, 1], "tp": 2, "cp": 1, "dp_overlap": True}
+    space |= {"tp_comm": "all_reduce", "tp_overlap": "none", "offload": ["weights", "activations", "optimizer"]}
+    what = search_from_document(document(seed, **space) | {"reserve_bytes": (80 - gib) * 2.0**30})
+    result, every = search(what, top=5, contention=0), every_layout(what)
+    assert result.feasible == len(every)
+    assert result.best is not None
+    assert switches_of(result.scope, result.best)[f"offload_{on_host}"]
+    # Copies of activations only delay: whoever fits without them is not listed with them.
+    steps = {(layout.shape, layout.point): layout.step_s for layout in every}
+    worth = set()
+    for layout in every:
+        grid = grid_of(what, layout.shape.mesh)
+        index = list(np.unravel_index(layout.point, grid.shape))
+        index[AXES.index("offload_activations")] = 0
+        without = int(np.ravel_multi_index(index, grid.shape))
+        if without == layout.point or (layout.shape, without) not in steps:
+            worth.add((layout.shape, round(layout.step_s, 10)))
+        else:
+            assert steps[layout.shape, without] <= layout.step_s * (1 + 1e-12)
+    known = sorted(step_s for _, step_s in worth)[:5]
+    assert [entry.step_s for entry in result.top] == pytest.approx(known, rel=1e-9)
+
+
+def test_a_host_that_is_full_is_a_rule() -> None:
+    what = small(2, offload=["weights", "optimizer"], schedule="1f1b", split="even")
+    node = what.cluster.node.model_copy(update={"host_memory_bytes": 2.0**28})
+    less = what.model_copy(update={"cluster": what.cluster.model_copy(update={"node": node})})
+    roomy, full = search(what, contention=0), search(less, contention=0)
+    removed = full.document()["removed"]
+    assert "host_memory" not in roomy.document()["removed"]
+    assert removed["host_memory"] == roomy.feasible - full.feasible > 0
+
+
+def test_activations_that_are_recomputed_do_not_move() -> None:
+    again = {"mode": "full", "layers": 1, "method": "block"}
+    what = small(2, offload="activations", recompute=["none", again], schedule="1f1b", split="even")
+    removed = search(what, contention=0).document()["removed"]
+    assert removed["layout.offload.activations"] > 0
 
 
 @pytest.mark.parametrize("seed", [1, 5])

@@ -12,6 +12,7 @@ from parsim.run_plan import plan_of
 from parsim.search.bounds import bound, floor, least
 from parsim.search.grid import grid_of
 from parsim.search.layouts import run_of
+from parsim.search.legality import refusals
 from parsim.search.memory import held_floor, peaks
 from parsim.search.playing import at_points, play
 from parsim.search.shape import Shape
@@ -24,6 +25,7 @@ from parsim.spec.load import search_from_document
 from tests.search.conftest import document, small
 
 _FEW = 12
+_OFFLOADS = ["weights", "activations", "optimizer"]
 
 
 def layouts(search: Search, seed: int, count: int) -> list[tuple[Shape, int]]:
@@ -120,6 +122,33 @@ def test_bounds_are_never_above_the_truth(seed: int) -> None:
         assert (at_points(times, floor(times), points) <= true * (1 + 1e-12)).all(), shape
         for whole in (False, True):
             assert least(search, shape, recomputes_of(feasible), whole) <= true.min() * (1 + 1e-12), shape
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_layouts_with_something_on_the_host_are_those_of_simulate(seed: int) -> None:
+    """Time, device and host memory of random combinations of offload; and no bound above the time."""
+    search = small(seed, offload=_OFFLOADS)
+    checked = 0
+    for shape, point in layouts(search, seed, _FEW):
+        grid, times = grid_of(search, shape.mesh), Times(search, shape)
+        run = run_of(search, shape, grid.at(point))
+        memory, found = memory_of(run, plan_of(run)), peaks(search, shape)
+        for bytes_, columns in (
+            (max(rank.peak_bytes for rank in memory), [one.bytes for one in found]),
+            (max(sum(rank.host.values()) for rank in memory), [one.host for one in found]),
+        ):
+            most = max(np.broadcast_to(column, grid.shape).reshape(-1)[point] for column in columns)
+            assert most == pytest.approx(bytes_, rel=1e-12), shape
+        if any(np.broadcast_to(where, grid.shape).reshape(-1)[point] for _, where, _ in refusals(search, shape.mesh)):
+            continue
+        played, step_s = play(times, np.array([point])), simulate(run).step_time_s
+        assert played.lower[0] <= step_s * (1 + 1e-9), shape
+        assert played.upper[0] >= step_s * (1 - 1e-9), shape
+        if played.exact[0]:
+            assert played.upper[0] == pytest.approx(step_s, rel=1e-9), shape
+        assert at_points(times, bound(times), np.array([point]))[0] <= step_s * (1 + 1e-12), shape
+        checked += any(grid.at(point)[f"offload_{name}"] for name in _OFFLOADS)
+    assert checked > 2
 
 
 def test_switches_that_no_run_can_say_change_what_they_should() -> None:
