@@ -11,7 +11,7 @@ from parsim.errors import SpecError
 from parsim.spec.problem import choose
 from parsim.spec.yaml_reader import read_document
 
-__all__ = ["KINDS", "document", "names", "path_of", "root", "unknown"]
+__all__ = ["KINDS", "document", "names", "noun", "path_of", "root", "unknown"]
 
 KINDS = ("gpus", "nodes", "clusters", "models", "runs", "searches", "nccl", "fabrics")
 
@@ -34,10 +34,15 @@ def names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (root() / kind).glob("*.yaml")))
 
 
+def noun(kind: str) -> str:
+    """What one of a kind is called."""
+    return "search" if kind == "searches" else kind.removesuffix("s")
+
+
 def path_of(kind: str, name: str) -> Path:
     """The file of a name. SpecError with the nearest name if there is none."""
     if not _NAME.match(name) or name not in names(kind):
-        raise SpecError(f"no bundled {kind.removesuffix('s')} {name[:60]!r}; {unknown(kind, name)}")
+        raise SpecError(f"no bundled {noun(kind)} {name[:60]!r}; {unknown(kind, name)}")
     return root() / kind / f"{name}.yaml"
 
 
@@ -51,4 +56,4 @@ def unknown(kind: str, name: str) -> str:
 @cache
 def document(kind: str, name: str) -> MappingProxyType[str, Any]:
     """The plain values of a catalogue file; not to be changed. SpecError as in `path_of`."""
-    return MappingProxyType(read_document(path_of(kind, name), kind.removesuffix("s")))
+    return MappingProxyType(read_document(path_of(kind, name), noun(kind)))

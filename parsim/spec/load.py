@@ -40,10 +40,7 @@ def load_run(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Run:
 
     Raises SpecError (LayoutError where the parts do not fit together) of one line.
     """
-    path = _path(path_or_name)
-    if path is None:
-        path = catalogue.path_of("runs", str(path_or_name))
-    document = read_document(path, "run")
+    document, path = _found(path_or_name, "runs")
     return run_from_document(document, path.parent, overrides, where=str(path_or_name), name=path.stem)
 
 
@@ -60,10 +57,7 @@ def run_from_document(
 
 def load_search(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Search:
     """The search in a file, or a bundled one, with overrides such as "space.tp=4" put in first. Raises SpecError."""
-    path = _path(path_or_name)
-    if path is None:
-        path = catalogue.path_of("searches", str(path_or_name))
-    document = read_document(path, "search")
+    document, path = _found(path_or_name, "searches")
     return search_from_document(document, path.parent, overrides, where=str(path_or_name), name=path.stem)
 
 
@@ -76,6 +70,14 @@ def search_from_document(
 ) -> Search:
     """The search that plain values spell; paths in it are relative to `folder`. Raises SpecError."""
     return validated(Search, _values(document, folder, overrides, where, name), where)
+
+
+def _found(path_or_name: str | Path, kind: str) -> tuple[Document, Path]:
+    """What a file says, and the file: the one that is named by its path, or a bundled one of a kind."""
+    path = _path(path_or_name)
+    if path is None:
+        path = catalogue.path_of(kind, str(path_or_name))
+    return read_document(path, catalogue.noun(kind)), path
 
 
 def _values(
@@ -149,7 +151,7 @@ def _resolved(
         return merged(_named(name, folder, at, kind, read), {k: v for k, v in value.items() if k != "name"})
     if isinstance(name, str) and missing:
         raise SpecError(
-            f"{at}.name: no bundled {kind.removesuffix('s')} {shown(name)}; {catalogue.unknown(kind, name)}; "
+            f"{at}.name: no bundled {catalogue.noun(kind)} {shown(name)}; {catalogue.unknown(kind, name)}; "
             f"one of your own would also need {', '.join(missing)}"
         )
     return dict(value)

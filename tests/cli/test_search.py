@@ -112,6 +112,11 @@ def test_refusals_are_one_line(cli: Cli, small_file: str, arguments: tuple[str, 
     assert says in done.err
 
 
+def test_an_unknown_search_is_called_one(cli: Cli) -> None:
+    done = cli("search", "nope")
+    assert (done.code, done.err) == (2, "error: no bundled search 'nope'; `parsim list searches` shows all\n")
+
+
 def test_no_layout_that_fits_is_an_answer(cli: Cli, small_file: str) -> None:
     result = found(cli, small_file, "--set", "reserve_bytes=79.99 GiB")
     assert result["best"] is None
