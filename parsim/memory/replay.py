@@ -125,7 +125,7 @@ class RankMemory:
         peaks = self.peaks_of_steps
         return peaks.index(max(peaks)) + 1
 
-    @property
+    @cached_property
     def peak(self) -> Moment | None:
         """The first moment of the highest total; None for a rank without compute ops."""
         return self._peak_of(self.peak_step - 1)
@@ -151,7 +151,7 @@ class RankMemory:
             most = max(most, waiting)
         return {**self.holding.host, **({"activations": most} if most else {})}
 
-    @property
+    @cached_property
     def peaks_of_steps(self) -> tuple[float, ...]:
         """The same of each step alone."""
         return tuple(
