@@ -7,9 +7,8 @@ from typing import Any
 from parsim.errors import SpecError
 from parsim.exchange import SOURCES, Elsewhere, Imported, Note, import_run
 from parsim.files import parse_json_text, read_text
-from parsim.spec import Run, catalogue, load_run, run_from_document
+from parsim.spec import Run, found_anywhere, load_run, run_document, run_from_document
 from parsim.spec.problem import choose
-from parsim.spec.yaml_reader import read_document
 
 __all__ = ["read_run_argument", "run_from_file"]
 
@@ -99,24 +98,15 @@ def run_from_file(
         raise SpecError(f"--from {source}: {choose(source, [*SOURCES, 'kineto'])}")
     if gpus is not None and gpus < 1:
         raise SpecError(f"--gpus {gpus}: at least 1")
-    elsewhere = Elsewhere(
-        _base(like), model and _absolute(model, Path()), cluster and _absolute(cluster, Path()), gpus, recipe
-    )
+    base = None if like is None else _base(like)
+    elsewhere = Elsewhere(base, _found(model), _found(cluster), gpus, recipe)
     return import_run(source, read_text(path), path, elsewhere)
 
 
-def _base(like: str | None) -> Mapping[str, Any] | None:
+def _base(like: str) -> Mapping[str, Any]:
     """The document of the run that fills in what a file leaves open, as it is written."""
-    if like is None:
-        return None
-    load_run(like)  # says what is wrong with it
-    path = Path(like) if Path(like).exists() else catalogue.path_of("runs", like)
-    document = {name: value for name, value in read_document(path, "run").items() if name not in ("evidence", "name")}
-    return {name: _absolute(value, path.parent) for name, value in document.items()}
+    return {name: value for name, value in run_document(like).items() if name not in ("evidence", "name")}
 
 
-def _absolute(value: Any, folder: Path) -> Any:
-    """A path relative to `folder`, as it is found from anywhere; any other value as it is."""
-    if isinstance(value, str) and "/" in value and (folder / value).exists():
-        return str((folder / value).absolute())
-    return value
+def _found(reference: str | None) -> str | None:
+    return None if reference is None else str(found_anywhere(reference))

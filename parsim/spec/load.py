@@ -21,12 +21,14 @@ from parsim.spec.yaml_reader import read_document
 
 __all__ = [
     "cluster_from_document",
+    "found_anywhere",
     "load_cluster",
     "load_gpu",
     "load_model",
     "load_node",
     "load_run",
     "load_search",
+    "run_document",
     "run_from_document",
     "search_from_document",
 ]
@@ -42,6 +44,16 @@ def load_run(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Run:
     """
     document, path = _found(path_or_name, "runs")
     return run_from_document(document, path.parent, overrides, where=str(path_or_name), name=path.stem)
+
+
+def run_document(path_or_name: str | Path) -> Document:
+    """What the file of a sound run says, defaults not filled in; its paths are found from anywhere. Raises as
+    `load_run`.
+    """
+    document, path = _found(path_or_name, "runs")
+    run_from_document(document, path.parent, where=str(path_or_name), name=path.stem)
+    references = {part: found_anywhere(document[part], path.parent) for part in ("model", "cluster")}
+    return {**document, **references}
 
 
 def run_from_document(
@@ -135,6 +147,14 @@ def _path(value: str | Path, folder: Path = Path()) -> Path | None:
     relative = folder / text
     # os.path.exists, unlike Path.exists, takes any text
     return relative if os.path.exists(relative) or not os.path.exists(text) else Path(text)
+
+
+def found_anywhere(value: object, folder: Path = Path()) -> object:
+    """What a run's `model:` or `cluster:` says, with the paths in it that are relative to `folder` made absolute."""
+    if isinstance(value, Mapping):
+        return {name: found_anywhere(v, folder) if name in ("name", "node", "gpu") else v for name, v in value.items()}
+    path = _path(value, folder) if isinstance(value, str) else None
+    return value if path is None or not os.path.exists(path) else str(path.absolute())
 
 
 def _resolved(

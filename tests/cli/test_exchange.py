@@ -8,6 +8,7 @@ import pytest
 
 from parsim.exchange import SOURCES, TARGETS
 from parsim.spec import load_run
+from parsim.spec.yaml_reader import parse_yaml
 from parsim.timeline import timeline_from_document
 from tests.cli.conftest import Cli
 
@@ -126,6 +127,29 @@ def test_refusals_are_one_line(refused: Refused, arguments: Sequence[object], sa
     Path("train.sh").write_text(f"torchrun --nproc-per-node 1 pretrain_gpt.py {MEGATRON} --micro-batch-size 1\n")
     Path("bytes.sh").write_bytes(b"\xff\xfe\x00--num-layers")
     assert says in refused(arguments)
+
+
+@pytest.mark.parametrize("model", ["m.json", "{name: ./m.json, layers: 4}"])
+def test_what_lies_beside_a_run_is_found_from_another_folder(cli: Cli, model: str) -> None:
+    run = load_run("run.yaml")
+    Path("there").mkdir()
+    Path("there/m.json").write_text(json.dumps({**run.document()["model"], "name": "beside"}))
+    document = {**run.document(), "model": parse_yaml(model, "")}
+    Path("there/like.json").write_text(json.dumps(document))
+    assert cli("export", "there/like.json", "--to", "deepspeed", "--out", "ds.json").code == 0
+    imported = cli("import", "--from", "deepspeed", "ds.json", "--like", "there/like.json", "--out", "there/back.yaml")
+    assert imported.code == 0, imported.err
+    assert load_run("there/back.yaml").model == load_run("there/like.json").model
+    Path("here.json").write_text(Path("there/m.json").read_text())
+    imported = cli("import", "--from", "deepspeed", "ds.json", "--model", "here.json", "--out", "there/back.yaml")
+    assert (imported.code, load_run("there/back.yaml").model.name) == (0, "beside"), imported.err
+
+
+def test_a_folder_of_the_same_name_hides_no_bundled_run(cli: Cli) -> None:
+    Path("tiny-local").mkdir()
+    assert cli("export", "tiny-local", "--to", "deepspeed", "--out", "ds.json").code == 0
+    imported = cli("import", "--from", "deepspeed", "ds.json", "--like", "tiny-local", "--out", "back.yaml")
+    assert (imported.code, load_run("back.yaml").model) == (0, load_run("tiny-local").model), imported.err
 
 
 def test_a_profilers_trace_becomes_a_timeline_that_compare_reads(cli: Cli) -> None:
