@@ -13,7 +13,7 @@ from typing import Literal
 
 from parsim.axes.mesh import Coordinates, coordinates
 from parsim.cost import LayerTable, RooflineCost, StepCost
-from parsim.errors import LayoutError, SpecError
+from parsim.errors import SpecError
 from parsim.explanation.hidden import hidden_of
 from parsim.explanation.slowest import slowest_stage_of
 from parsim.explanation.waterfall import waterfall_of
@@ -80,7 +80,7 @@ def simulate(
     step_cost = priced_on(full_plan.placement)
     program = compile_plan(full_plan)
     priced = _stretched(prices(program, step_cost), step_cost.straggler)
-    memory = _memory(run, full_plan)
+    memory = memory_of(run, full_plan)
     noise = Noise(jitter, _slow_lanes(run, slow_ranks or {}), run.seed if seed is None else seed)
     lanes = run.layout.mesh.dp * run.layout.mesh.cp if every_rank or not noise.silent else 1
 
@@ -110,14 +110,6 @@ def _check_barrier(run: Run, contention: bool, noise: Noise) -> None:
             "software.post_validation: without a barrier steps run into each other, which is told of replicas that are "
             "alike on links of their own; post_validation false, or neither contention, jitter nor slow ranks would do"
         )
-
-
-def _memory(run: Run, plan: Plan) -> tuple[RankMemory, ...] | str:
-    """The memory of each pipeline rank; the reason where the ledger does not know the run: its time is still told."""
-    try:
-        return memory_of(run, plan)
-    except LayoutError as error:
-        return str(error)
 
 
 def _contended(cost: StepCost, lanes: int) -> RooflineCost:
@@ -168,7 +160,7 @@ def _evidence(run: Run, cost: StepCost) -> dict[str, list[str]]:
 def _read(
     run: Run,
     cost: StepCost,
-    memory: tuple[RankMemory, ...] | str,
+    memory: tuple[RankMemory, ...],
     played: Played,
     times: tuple[float, ...],
     step_s: float,
@@ -181,11 +173,8 @@ def _read(
     evidence = _evidence(run, cost)
     timeline = recording(program, played, lane=slowest, run=run.document(), evidence=evidence)
     rows_of_ranks = timeline.by_rank()
-    held_by_ranks = () if isinstance(memory, str) else memory
     samples = (
-        sample
-        for held, spans in zip(held_by_ranks, rows_of_ranks, strict=not isinstance(memory, str))
-        for sample in memory_samples(held, spans)
+        sample for held, spans in zip(memory, rows_of_ranks, strict=True) for sample in memory_samples(held, spans)
     )
     timeline = replace(timeline, memory=tuple(samples))
     found = bubble(timeline, latest_first_starts(program, played, slowest), step_s)
@@ -195,8 +184,7 @@ def _read(
         plan=program.plan,
         timeline=timeline,
         bubble=found,
-        memory=held_by_ranks,
-        memory_refusal=memory if isinstance(memory, str) else None,
+        memory=memory,
         rows=tuple(_every_rank(run, played) if every_rank else map(_pipeline_rank, found.ranks)),
         waterfall=waterfall,
         hidden=hidden_of(program.plan, cost, timeline),

@@ -20,7 +20,6 @@ from parsim.timeline import Timeline
 __all__ = ["RankRow", "StepResult"]
 
 SCHEMA_VERSION = "1.0"
-_MEMORY_FIGURES = ("peak_memory_bytes", "peak_reserved_bytes", "peak_device_bytes", "fits")
 HIDDEN_DEFINITION = (
     "communication that ran beside compute, in its seconds at full speed, averaged over pipeline ranks; pp: messages"
 )
@@ -28,7 +27,6 @@ COPIES_DEFINITION = (
     "seconds that activations are under way to and from the host, averaged over pipeline ranks: what of it neither "
     "shows (exposed_s.offload) nor hides beside compute (hidden_s.offload) is beside idle time"
 )
-_NO_MEMORY_OF_RANK: Mapping[str, Any] = {"peak_memory_bytes": None, "peak_at": None, "memory_by_category": {}}
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,8 @@ class RankRow:
 
 @dataclass(frozen=True)
 class StepResult:
-    """A predicted step of `run`. `memory` is empty where it is not modelled: `memory_refusal` then says why.
-
-    With several steps `step_times_s` holds each, and the recording is of the one in the middle.
+    """A predicted step of `run`. With several steps `step_times_s` holds each, and the recording is of the one in the
+    middle.
     """
 
     run: Run
@@ -64,7 +61,6 @@ class StepResult:
     evidence: Mapping[str, Any]
     groups: Mapping[str, Mapping[str, Any]]
     """By axis: where its groups stand on the cluster, and what one has when all of them run at once."""
-    memory_refusal: str | None = None
     notes: tuple[str, ...] = ()
     """What its costs have to say; they stand among the warnings."""
 
@@ -146,35 +142,33 @@ class StepResult:
         }
 
     @cached_property
-    def memory_summary(self) -> MemorySummary | None:
-        """The memory of all ranks against what a GPU has; None where memory is not modelled."""
-        return summary_of(self.run, self.memory) if self.memory else None
+    def memory_summary(self) -> MemorySummary:
+        """The memory of all ranks against what a GPU has."""
+        return summary_of(self.run, self.memory)
 
     @property
-    def peak_memory_bytes(self) -> float | None:
-        """The most any rank has allocated at once; None where memory is not modelled."""
-        return None if self.memory_summary is None else self.memory_summary.allocated
+    def peak_memory_bytes(self) -> float:
+        """The most any rank has allocated at once."""
+        return self.memory_summary.allocated
 
     @property
-    def peak_reserved_bytes(self) -> float | None:
+    def peak_reserved_bytes(self) -> float:
         """The most that any rank's allocator reserves."""
-        return None if self.memory_summary is None else self.memory_summary.reserved
+        return self.memory_summary.reserved
 
     @property
     def gpu_memory_bytes(self) -> float:
-        return float(self.run.cluster.node.gpu.memory_bytes)
+        return self.memory_summary.capacity
 
     @property
-    def fits(self) -> bool | None:
-        """Whether the allocated peak and the context fit into the GPU's memory; None if nobody knows."""
-        return None if self.memory_summary is None else self.memory_summary.fits
+    def fits(self) -> bool:
+        """Whether the allocated peak and the context fit into the GPU's memory."""
+        return self.memory_summary.fits
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader must know before believing the numbers, a line each."""
-        summary = self.memory_summary
-        memory = (f"memory is not modelled: {self.memory_refusal}",) if summary is None else summary.warnings
-        return (*self.notes, *memory)
+        return (*self.notes, *self.memory_summary.warnings)
 
     def document(self, memory_rank: int | None = None) -> dict[str, Any]:
         """The JSON of `parsim simulate`: the same bytes for the same run and seed. The memory of `memory_rank` is told
@@ -198,7 +192,8 @@ class StepResult:
             "waterfall": self.waterfall.document(),
             "waterfall_per_rank": self.waterfall.documents(),
             "slowest_stage": self.slowest_stage.document(),
-            **self._memory_document(memory_rank),
+            **self.memory_summary.document(),
+            "memory_ledger": self.memory_summary.ledger_document(memory_rank),
             "per_rank": [self._row(row) for row in self.rows],
             "ranks": {"total": self.run.ranks, "lanes_played": self.lanes},
             "process_groups": {axis: dict(group) for axis, group in self.groups.items()},
@@ -224,15 +219,8 @@ class StepResult:
 
     def _row(self, row: RankRow) -> dict[str, Any]:
         named = {} if row.rank is None else {"rank": row.rank}
-        summary = self.memory_summary
-        held = _NO_MEMORY_OF_RANK if summary is None else summary.rank_document(row.pipeline_rank)
+        held = self.memory_summary.rank_document(row.pipeline_rank)
         return {**named, "pipeline_rank": row.pipeline_rank, "busy_s": row.busy_s, "idle_s": row.idle_s, **held}
-
-    def _memory_document(self, rank: int | None) -> dict[str, Any]:
-        summary = self.memory_summary
-        if summary is None:
-            return {**dict.fromkeys(_MEMORY_FIGURES), "gpu_memory_bytes": self.gpu_memory_bytes}
-        return {**summary.document(), "memory_ledger": summary.ledger_document(rank)}
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:

@@ -76,7 +76,7 @@ def simulate_command(
         seed=seed,
     )
     document = result.document(memory_rank)
-    if result.fits is False and plan is None and cost_path is None:
+    if not result.fits and plan is None and cost_path is None:
         document["remedies"] = _remedies(result)
     if tokens is not None:
         document["budget"] = _budget(result, tokens, dollars_per_gpu_hour, watts_per_gpu).document()
@@ -168,7 +168,6 @@ def _drawing(result: StepResult, document: Mapping[str, Any]) -> Drawing:
     run, size = result.run, format_bytes(result.gpu_memory_bytes)
     rate = f"{result.model_tflops_per_gpu:.0f} TFLOP/s per GPU of model FLOP, attention over the full square"
     memory = f"allocated; {'fits' if result.fits else 'does not fit'} in {size}"
-    peak = result.peak_memory_bytes
     return Drawing(
         title=f"{run.model.name} on {run.ranks:,} × {run.cluster.node.gpu.name}",
         facts=[
@@ -177,7 +176,7 @@ def _drawing(result: StepResult, document: Mapping[str, Any]) -> Drawing:
             ("HFU", _percent(result.hfu), f"FLOP that the kernels perform; {_attention(result)}"),
             *bubble_facts(result.bubble),
             *_budget_facts(document.get("budget")),
-            ("peak memory", *(("-", "not modelled") if peak is None else (format_bytes(peak), memory))),
+            ("peak memory", format_bytes(result.peak_memory_bytes), memory),
         ],
         capacity_bytes=result.gpu_memory_bytes,
         tables=(

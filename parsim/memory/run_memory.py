@@ -28,7 +28,7 @@ _LAYERS_AT_ONCE = 2  # of weights that live on the host: the running one's and t
 def memory_of(run: Run, plan: Plan) -> tuple[RankMemory, ...]:
     """What each pipeline rank of `run` holds while it plays `plan`.
 
-    Raises LayoutError for what the ledger does not know: no number is better than a wrong one.
+    Raises LayoutError where the run's split does not fit the plan's parts.
     """
     return tuple(map(replay, holdings_of(run, plan.placement), plan.orders))
 

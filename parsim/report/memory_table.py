@@ -17,9 +17,6 @@ _NAMES = {"peak_memory_bytes": "allocated", "peak_reserved_bytes": "reserved", "
 
 def memory_lines(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """The peak with its verdict, and where the document says them the other two memories."""
-    if document["fits"] is None:
-        yield "peak memory", "-", "not modelled"
-        return
     verdict = "fits" if document["fits"] else "does not fit"
     if (margin := document.get("memory_margin_bytes")) is not None:
         verdict += f", {format_bytes(abs(margin))} {'left' if margin >= 0 else 'missing'} beside the context"

@@ -219,7 +219,7 @@ def _ranks(console: "Console", ranks: Sequence[Mapping[str, Any]], step: float) 
             str(row["pipeline_rank"]),
             format_seconds(row["busy_s"]),
             f"{row['idle_s'] / step:.1%}" if step else "-",
-            _bytes(row["peak_memory_bytes"]),
+            format_bytes(row["peak_memory_bytes"]),
             str(row["peak_at"] or "-"),
             *(format_bytes(row["memory_by_category"].get(name, 0.0)) for name in categories),
         ]
@@ -259,10 +259,6 @@ def _difference(name: str, row: Mapping[str, Any]) -> list[str]:
         a, b, delta = (format_bytes(row[key]) for key in ("a", "b", "delta"))
         return [name.removesuffix(" bytes"), a, b, delta if delta.startswith("-") else f"+{delta}"]
     return [name, _number(row["a"]), _number(row["b"]), _number(row["delta"], "+")]
-
-
-def _bytes(value: float | None) -> str:
-    return "-" if value is None else format_bytes(value)
 
 
 def _share(value: float | None) -> str:
