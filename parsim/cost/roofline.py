@@ -21,7 +21,7 @@ from parsim.cost.run_axes import RunAxes, axes_of
 from parsim.cost.segments import Block, Played
 from parsim.cost.stage import Part, StageSegments, parts_of_stages
 from parsim.cost.stage_prices import StagePrices, stage_prices
-from parsim.cost.step_end import EndWork, Holding, StepEnd, end_work, straggler_factor
+from parsim.cost.step_end import EndWork, Holding, StepEnd, end_work, gather_window, straggler_factor
 from parsim.cost.sublayout import stage_layout_of, sublayout_of
 from parsim.errors import ScheduleError
 from parsim.memory.host import moved_layers
@@ -273,8 +273,7 @@ class RooflineCost:
         if key not in self._played:
             forward, backward = (self.seconds(Slot(Op(stage, kind, 0))) for kind in (Kind.F, Kind.B))
             in_flight = min(self.run.layout.mesh.pp, self.run.microbatches)
-            # A rank's stages share the forwards that hide their gathers: each has its part of them.
-            window = backward, forward * ((on_rank - 1) * in_flight + 1) / on_rank
+            window = backward, gather_window(forward, on_rank, in_flight)
             self._played[key] = self.end_work(stage).end(self.run.software.dp_overlap, window)
         end: StepEnd = self._played[key]
         return end

@@ -27,7 +27,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from parsim.axes.axis import Comm
 from parsim.axes.dp import DataAxis
@@ -40,7 +43,9 @@ from parsim.memory.host import states_on_host
 from parsim.network.price import Path, collective_seconds
 from parsim.spec import Run
 
-__all__ = ["Bucket", "EndWork", "Holding", "StepEnd", "end_work", "straggler_factor"]
+__all__ = ["Bucket", "EndWork", "Holding", "StepEnd", "beside", "end_work", "gather_window", "straggler_factor"]
+
+_Seconds = TypeVar("_Seconds", float, npt.NDArray[np.float64])
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,26 @@ def straggler_factor(gpus: int, constants: Constants) -> float:
     stragglers and the barrier at the flush; a player multiplies the makespan by it.
     """
     return 1.0 + constants.straggler * math.log2(max(gpus / 8, 1.0))
+
+
+def gather_window(forward_s: _Seconds, stages_on_rank: int, in_flight: int) -> _Seconds:
+    """What can hide a stage's gather: its part of the forwards of the first `in_flight` micro-batches, which the
+    stages of a rank share.
+    """
+    return forward_s * ((stages_on_rank - 1) * in_flight + 1) / stages_on_rank
+
+
+def beside(
+    reduce_s: _Seconds, gather_s: _Seconds, hideable_s: tuple[_Seconds, _Seconds], constants: Constants
+) -> tuple[_Seconds, _Seconds, _Seconds]:
+    """With overlap: what is hidden of a reduction and of a gather, no more than `hideable_s` of each, and what both of
+    them leave in STEP. Seconds, or arrays of them.
+    """
+    hidden_reduce, hidden_gather = np.minimum(reduce_s, hideable_s[0]), np.minimum(gather_s, hideable_s[1])
+    contention = constants.dp_contention * (reduce_s + gather_s)
+    # What runs beside nothing meets nothing: overlap costs no more than it hides.
+    left = gather_s - hidden_gather + np.minimum(contention, hidden_reduce + hidden_gather)
+    return hidden_reduce, hidden_gather, left
 
 
 class Holding(NamedTuple):
@@ -118,10 +143,8 @@ class EndWork:
         hidden_reduce, hidden_gather = (constants.dp_window * window for window in window_s)
         if self.buckets:
             hidden_reduce = self.reduce_s - _late(self.buckets, hidden_reduce)
-        hidden_reduce, hidden_gather = min(self.reduce_s, hidden_reduce), min(self.gather_s, hidden_gather)
-        contention = constants.dp_contention * (self.reduce_s + self.gather_s)
-        # What runs beside nothing meets nothing: overlap costs no more than it hides.
-        left = self.gather_s - hidden_gather + min(contention, hidden_reduce + hidden_gather)
+        found = beside(self.reduce_s, self.gather_s, (hidden_reduce, hidden_gather), constants)
+        hidden_reduce, hidden_gather, left = map(float, found)
         return StepEnd(self.reduce_s - hidden_reduce, left, optimizer, hidden_reduce, hidden_gather)
 
 

@@ -24,7 +24,7 @@ from parsim.spec import Search
 
 __all__ = ["check_search", "search"]
 
-_FORMAT = "search 3"  # of journals: changes with what tasks answer
+_FORMAT = "search 4"  # of journals: changes with what tasks answer
 
 
 def _silent(phase: str, done: int, total: int, best_s: float | None) -> None:

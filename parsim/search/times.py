@@ -12,7 +12,7 @@ import numpy as np
 from parsim.cost import RooflineCost
 from parsim.cost.constants import FITTED
 from parsim.cost.run_axes import axes_of
-from parsim.cost.step_end import straggler_factor
+from parsim.cost.step_end import beside, gather_window, straggler_factor
 from parsim.model.layer import LayerKind
 from parsim.plan import Kind
 from parsim.schedules import get
@@ -158,10 +158,9 @@ class Times:
         on_rank = len(self.stages.placement.stages_of(self.stages.placement.rank_of[self.stages.example(number)]))
         in_flight = min(mesh.pp, self.shape.microbatches)
         forward, backward = self.op(number, Kind.F), self.op(number, Kind.B)
-        hidden_reduce = np.minimum(reduce, FITTED.dp_window * backward)
-        hidden_gather = np.minimum(gather, FITTED.dp_window * (forward * ((on_rank - 1) * in_flight + 1) / on_rank))
+        hideable = FITTED.dp_window * backward, FITTED.dp_window * gather_window(forward, on_rank, in_flight)
+        hidden_reduce, _, left = beside(reduce, gather, hideable, FITTED)
         overlaps = grid.where("dp_overlap", True)
-        left = gather - hidden_gather + FITTED.dp_contention * (reduce + gather)
         shown = np.where(overlaps, left, reduce + gather) + FITTED.fsdp_pipeline * once
         return np.where(overlaps, reduce - hidden_reduce, 0.0), shown + optimizer
 

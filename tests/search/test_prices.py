@@ -81,6 +81,23 @@ def test_times_follow_the_habits_of_frameworks(software: dict[str, Any]) -> None
             assert played.upper[0] == pytest.approx(step_s, rel=1e-9), shape
 
 
+def test_a_reduction_far_longer_than_its_backward_is_that_of_simulate() -> None:
+    """What little of it runs beside the backward meets no more than that."""
+    values = document(2, tp=1, cp=1, pp=[1, 2], schedule="1f1b", zero=[0, 1], dp_overlap=[True, False], split="even")
+    values["batch"] = {"sequence_length": 64, "global_batch_size": 16}
+    values["model"] |= {"hidden": 8192, "heads": 64, "ffn": 32768, "layers": 8}
+    values["cluster"]["nodes"] = 2
+    search = search_from_document(values | {"network": {"nic_gbps_per_gpu": 50}})
+    for mesh in meshes(search, search.sizes[0]):
+        for shape in shapes(search, mesh):
+            times = Times(search, shape)
+            points = np.flatnonzero(times.grid.combinations.reshape(-1))
+            runs = [run_of(search, shape, times.grid.at(point)) for point in points.tolist()]
+            played, truth = play(times, points), [simulate(run).step_time_s for run in runs]
+            assert played.exact.all()
+            assert played.upper == pytest.approx(truth, rel=1e-9), shape
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_memory_is_that_of_the_replay(seed: int) -> None:
     search = small(seed)
