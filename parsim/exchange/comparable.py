@@ -7,17 +7,9 @@ from typing import Any
 from parsim.errors import ParsimError
 from parsim.schedules import get
 from parsim.spec import Offload, Run
+from parsim.spec.run import ONLY_WITH_EXPERTS
 
 __all__ = ["comparable", "nested", "stages_per_rank"]
-
-_ONLY_WITH_EXPERTS = (
-    "layout.ep",
-    "layout.expert_tp",
-    "software.ep_overlap",
-    "software.fused_moe_activation",
-    "software.moe_dispatcher",
-    "software.routing",
-)
 
 
 def comparable(run: Run) -> dict[str, Any]:
@@ -51,7 +43,7 @@ def comparable(run: Run) -> dict[str, Any]:
     if mesh.cp == 1:
         found.pop("layout.cp_comm")
     if run.model.moe is None:
-        for name in _ONLY_WITH_EXPERTS:
+        for name in ONLY_WITH_EXPERTS:
             found.pop(name)
     return found
 

@@ -15,9 +15,9 @@ from parsim.spec.network import NetworkOverrides
 from parsim.spec.software import Software
 from parsim.spec.split import layers_of_parts
 
-__all__ = ["Batch", "Run"]
+__all__ = ["ONLY_WITH_EXPERTS", "Batch", "Run"]
 
-_ONLY_WITH_EXPERTS = {
+ONLY_WITH_EXPERTS = {
     "layout.ep",
     "layout.expert_tp",
     "software.ep_overlap",
@@ -25,6 +25,7 @@ _ONLY_WITH_EXPERTS = {
     "software.moe_dispatcher",
     "software.routing",
 }
+"""Switches that mean nothing for a dense model."""
 _ONLY_UNBALANCED = {"software.router_skew", "software.balance_loss"}
 _ONLY_WITH_DROPPED_TOKENS = {"software.capacity_factor", "software.pad_to_capacity"}
 
@@ -132,7 +133,7 @@ class Run(Spec):
     def assumed(self) -> tuple[str, ...]:
         """Dotted names of the switches that the run did not state and that could matter to it."""
         routing = "balanced" if self.model.moe is None else self.software.routing
-        skipped = set() if self.model.moe is not None else set(_ONLY_WITH_EXPERTS)
+        skipped = set() if self.model.moe is not None else set(ONLY_WITH_EXPERTS)
         skipped |= _ONLY_UNBALANCED if routing == "balanced" else set()
         skipped |= _ONLY_WITH_DROPPED_TOKENS if routing != "token_drop" else set()
         if self.layout.mesh.cp == 1:
