@@ -63,7 +63,6 @@ class _Score:
         self.cost = RooflineCost(run, self.plan.placement)
         axes = axes_of(run)
         self.message_bytes = round(axes.pipeline.message(axes.sizes(run)).size_bytes)
-        self.tags = self.plan.microbatches_per_chain * self.plan.placement.stages
 
     def nodes(self, pipeline_rank: int, rank: int | None) -> list[Node]:
         """The nodes of a pipeline rank; with a global `rank` its peers are global ranks too."""

@@ -58,8 +58,8 @@ class Row(NamedTuple):
 
 @dataclass
 class Trace:
-    """The rows of one rank. `annotations` are user annotations, on the GPU's clock where it has them; `backward_lanes`
-    threads that run the backward, `backward_launches` launches made from them.
+    """The rows of one rank. `annotations` are user annotations, on the GPU's clock where it has them;
+    `backward_launches` are the launches from threads that run the backward.
     """
 
     path: Path
