@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from executor.data import micro_batch
+from executor.layers import set_recompute
 from executor.memory import TensorCount
 from executor.model import PartModule, cross_entropy, part_module
 from executor.precision import gradient_dtype
@@ -81,8 +82,7 @@ def walk(run: Run, mode: Any) -> Walked:
 def _sharded(run: Run) -> PartModule:
     """The run's model on the meta device, a unit for each layer and one for all else."""
     module = part_module(run, 0, 1, "meta")
-    recompute = run.layout.recompute
-    module.recompute(recompute.mode, recompute.layers_of([run.model.layers])[0])
+    set_recompute(run, [module])
     computed = torch.bfloat16 if run.layout.precision == "bf16" else None
     options = {
         "mesh": init_device_mesh("cpu", (run.layout.mesh.dp,)),

@@ -1,6 +1,6 @@
 """Real layers: the stages of a rank, their gradients, and the micro-batches that they are fed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -17,7 +17,7 @@ from parsim.axes.mesh import coordinates
 from parsim.plan import Placement
 from parsim.spec import Run
 
-__all__ = ["Feed", "build_stages", "stage_of"]
+__all__ = ["Feed", "build_stages", "set_recompute", "stage_of"]
 
 
 class Feed:
@@ -26,7 +26,7 @@ class Feed:
     def __init__(self, job: Job, rank: int, stages: tuple[int, ...], step: int, device: torch.device) -> None:
         placement, per_chain = job.plan.placement, job.plan.microbatches_per_chain
         dp = coordinates(job.run.layout.mesh, rank).dp
-        self._chain_of, self._per_chain = placement.chain_of, per_chain
+        self._chain_of = placement.chain_of
         chains = {
             placement.chain_of[stage]
             for stage in stages
@@ -56,6 +56,14 @@ def stage_of(run: Run, module: PartModule) -> Stage:
     )
 
 
+def set_recompute(run: Run, modules: Sequence[PartModule]) -> None:
+    """Have the parts of a pipeline rank compute again in the backward what the run says."""
+    recompute = run.layout.recompute
+    counts = recompute.layers_of([len(module.layers) for module in modules])
+    for module, count in zip(modules, counts, strict=True):
+        module.recompute(recompute.mode, count)
+
+
 def build_stages(
     run: Run, placement: Placement, stages: tuple[int, ...], groups: Groups, device: Device
 ) -> tuple[Mapping[int, Player], Gradients]:
@@ -63,9 +71,7 @@ def build_stages(
     modules = {
         stage: part_module(run, placement.part_of[stage], placement.parts, device.torch_device) for stage in stages
     }
-    recomputed = run.layout.recompute.layers_of([len(module.layers) for module in modules.values()])
-    for module, count in zip(modules.values(), recomputed, strict=True):
-        module.recompute(run.layout.recompute.mode, count)
+    set_recompute(run, list(modules.values()))
     tied = None
     if run.model.tied_embeddings:
         holders = [m for s, m in modules.items() if placement.part_of[s] in (0, placement.parts - 1)]

@@ -3,7 +3,7 @@
 import torch
 
 from executor.data import micro_batch
-from executor.layers import stage_of
+from executor.layers import set_recompute, stage_of
 from executor.memory import TensorCount
 from executor.model import part_module
 from executor.precision import activation_dtype
@@ -17,7 +17,7 @@ def saved_bytes(run: Run, part: int = 0, parts: int = 1) -> int:
     not the weights, the token ids, or the output, which the next stage counts as its input.
     """
     module = part_module(run, part, parts, "cpu")
-    module.recompute(run.layout.recompute.mode, run.layout.recompute.layers_of([len(module.layers)])[0])
+    set_recompute(run, [module])
     stage = stage_of(run, module)
     tokens, targets = micro_batch(run, 0, 0, "cpu")
     with TensorCount([*module.parameters(), tokens, targets]) as count:
