@@ -85,8 +85,8 @@ class Passing(NamedTuple):
 
 def passing(run: Run, layer: float, layers: float, root: float, head: float) -> Mapping[str, Passing]:
     """What gathering adds to the ops of a "layer", the "last layer" (behind it nothing is reduced yet), the "head" and
-    the "embedding". Parameters on this rank: of one
-    layer, of all, of all else, of the head. Empty where nothing is gathered unit by unit.
+    the "embedding". Parameters on this rank: of one layer, of all, of all else, of the head. Empty where nothing is
+    gathered unit by unit.
     """
     layout, software = run.layout, run.software
     if not _gathers(run) or layout.mesh.pp > 1 or not habits_of(software).by_op:

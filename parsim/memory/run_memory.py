@@ -56,9 +56,10 @@ def holding_of(parts: Parts, rank: int, own: Sequence[int], by_stage: Mapping[in
     ends = parts.ends_held(own)
     held, largest = sum(layers, ends), max(layers, key=lambda each: each.whole, default=Held())
     updated, fetched = states_on_host(run), weights_on_host(run)
-    resident = ends + largest.times(min(_LAYERS_AT_ONCE, len(layers))) if fetched else held
+    at_once = largest.times(min(_LAYERS_AT_ONCE, len(layers)))
+    resident = ends + at_once if fetched else held
     # Copies in low precision are made of whole weights: they last as long as these.
-    copied = largest.times(min(_LAYERS_AT_ONCE, len(layers))) if gathers_by_layer(run) else resident
+    copied = at_once if gathers_by_layer(run) else resident
     copies = 2 * max((stage.window for stage in by_stage.values()), default=0.0)  # one leaves, one comes
     items = (
         *_items(parts, own, held, layers, resident, copied),

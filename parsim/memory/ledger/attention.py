@@ -20,7 +20,7 @@ from parsim.memory.ledger.linear import column_parallel, row_parallel
 from parsim.memory.ledger.tokens import Tokens
 from parsim.spec import MlaSpec, Run
 
-__all__ = ["attention", "core_bytes", "normed_input_bytes", "projected_bytes", "widths"]
+__all__ = ["attention", "core_bytes", "normed_input_bytes", "projected_bytes", "statistics_bytes", "widths"]
 
 
 def attention(run: Run, at: Tokens, is_windowed: bool = False) -> tuple[Entry, ...]:
@@ -68,12 +68,12 @@ def core_bytes(run: Run, at: Tokens, is_windowed: bool = False) -> float:
     query, keys, values, _ = widths(run)
     more = repeated_bytes(run, at, query, keys + values)
     if not has_whole_scores(run):
-        return more + window_mask_bytes(run, at, is_windowed) + (_statistics(run, at) if is_cpu(run) else 0.0)
+        return more + window_mask_bytes(run, at, is_windowed) + (statistics_bytes(run, at) if is_cpu(run) else 0.0)
     dropped = at.word + mask_word(run, at.word) if run.software.attention_dropout else 0.0
     return more + (at.word + dropped) * _scores(run, at)
 
 
-def _statistics(run: Run, at: Tokens) -> float:
+def statistics_bytes(run: Run, at: Tokens) -> float:
     """The log-sum-exp of each row and head, fp32 or wider."""
     return max(4, at.word) * at.count * run.model.heads / at.tp
 
@@ -124,7 +124,7 @@ def _core(run: Run, at: Tokens, is_windowed: bool) -> Entry:
         return Entry("attention", saved=saved, forward=moved, backward=3 * scores + moved, tensor="scores")
     return Entry(
         "attention",
-        saved=saved if is_cpu(run) else saved + _statistics(run, at),
+        saved=saved if is_cpu(run) else saved + statistics_bytes(run, at),
         forward=moved,
         backward=u * (output + 2 * query + 2 * both) + moved,
         tensor="queries, keys and values",

@@ -14,7 +14,7 @@ map, loss). Buffers of the exchanges, counted on one layer of Megatron-core d98e
 from parsim.axes.ep import ExpertAxis
 from parsim.memory.ledger.entry import Entry
 from parsim.memory.ledger.kernels import hidden_mask
-from parsim.memory.ledger.linear import mlp
+from parsim.memory.ledger.linear import mlp, weight_gradient
 from parsim.memory.ledger.tokens import Tokens
 from parsim.model.routing import crowding_of
 from parsim.spec import MoeSpec, Run
@@ -49,8 +49,7 @@ def experts(run: Run, moe: MoeSpec, at: Tokens, normed: float) -> tuple[Entry, .
         _WEIGHTED_EAGER[1] * rows * width,
     )  # fmt: skip
     sent, returned = _exchanged(run, moe, at, inputs)
-    held = run.model.hidden * width * moe.experts / run.layout.ep
-    weight = 0.0 if run.software.fused_weight_gradient else at.word * held
+    weight = weight_gradient(run, at, run.model.hidden * width * moe.experts / run.layout.ep)
     shared = mlp(run, at, moe.shared_ffn / at.tp, "shared ") if moe.shared_ffn else ()
     return (
         Entry("router", saved=normed + _ROUTER_BYTES * moe.experts * at.count / at.sp, kept=normed),

@@ -9,7 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from parsim.memory.ledger import experts as moe_ops
-from parsim.memory.ledger.attention import attention, core_bytes, normed_input_bytes, projected_bytes, widths
+from parsim.memory.ledger.attention import (
+    attention,
+    core_bytes,
+    normed_input_bytes,
+    projected_bytes,
+    statistics_bytes,
+    widths,
+)
 from parsim.memory.ledger.entry import Entry, Unit, dropped
 from parsim.memory.ledger.kernels import hidden_mask, norm_bytes
 from parsim.memory.ledger.linear import mlp
@@ -18,7 +25,7 @@ from parsim.model.layer import LayerKind
 from parsim.model.weights import Weight
 from parsim.spec import Run
 
-__all__ = ["OP_OF_WEIGHT", "every_second_matmul_bytes", "layer_ops", "layer_units", "with_gradients"]
+__all__ = ["OP_OF_WEIGHT", "layer_ops", "layer_units", "with_gradients"]
 
 OP_OF_WEIGHT: Mapping[str, str] = {
     "attention_norm": "norm 1",
@@ -56,7 +63,7 @@ def layer_units(run: Run, at: Tokens, kind: LayerKind) -> tuple[Unit, ...]:
     """A layer's ops as its selective recomputation leaves them; one unit unless a part of it is recomputed whole."""
     modules = run.layout.recompute.modules
     if "every_second_matmul" in modules:
-        return (Unit(layer_ops(run, at, kind), every_second_matmul_bytes(run, at)),)
+        return (Unit(layer_ops(run, at, kind), _every_second_matmul_bytes(run, at)),)
     first, second = attention(run, at, kind.window), _behind(run, at, kind)
     for op, size in _dropped(run, at, kind):
         first, second = dropped(first, op, size), dropped(second, op, size)
@@ -95,14 +102,14 @@ def _dropped(run: Run, at: Tokens, kind: LayerKind) -> Sequence[tuple[str, float
     return found
 
 
-def every_second_matmul_bytes(run: Run, at: Tokens) -> float:
+def _every_second_matmul_bytes(run: Run, at: Tokens) -> float:
     """What a layer saves under torchtitan's selective op recomputation, which keeps the attention and the result of
     every second matmul: block input, q, v, attention out, log-sum-exp, fc1's first half; eager also fc2's result.
     """
     query, _, values, output = widths(run)
-    statistics = max(4, at.word) * at.count * run.model.heads / at.tp
     inputs = 2 if run.software.ops == "eager" else 1
-    return inputs * at.stream + at.column * (query + values + output + run.model.ffn / at.tp) + statistics
+    columns = query + values + output + run.model.ffn / at.tp
+    return inputs * at.stream + at.column * columns + statistics_bytes(run, at)
 
 
 def with_gradients(entries: Sequence[Entry], weights: Sequence[tuple[Weight, float]]) -> tuple[Entry, ...]:

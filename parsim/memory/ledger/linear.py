@@ -4,7 +4,7 @@ from parsim.memory.ledger.entry import Entry
 from parsim.memory.ledger.tokens import Tokens
 from parsim.spec import Run
 
-__all__ = ["column_parallel", "mlp", "row_parallel"]
+__all__ = ["column_parallel", "mlp", "row_parallel", "weight_gradient"]
 
 
 def column_parallel(run: Run, at: Tokens, name: str, cols: float, saved: float, inner: float | None = None) -> Entry:
@@ -13,7 +13,7 @@ def column_parallel(run: Run, at: Tokens, name: str, cols: float, saved: float, 
     """
     wide = at.whole if inner is None else at.column * inner
     gathered = wide if at.sp > 1 else 0.0
-    weight = _weight_gradient(run, at, (at.hidden if inner is None else inner) * cols)
+    weight = weight_gradient(run, at, (at.hidden if inner is None else inner) * cols)
     return Entry(
         name,
         saved=saved,
@@ -28,7 +28,7 @@ def row_parallel(run: Run, at: Tokens, name: str, inner: float, saved: float) ->
     """A matmul [tokens, inner] @ [inner, hidden] whose result is summed over tp: under sequence parallelism scattered,
     and its gradient gathered.
     """
-    weight = _weight_gradient(run, at, at.hidden * inner)
+    weight = weight_gradient(run, at, at.hidden * inner)
     return Entry(
         name,
         saved=saved,
@@ -39,7 +39,7 @@ def row_parallel(run: Run, at: Tokens, name: str, inner: float, saved: float) ->
     )
 
 
-def _weight_gradient(run: Run, at: Tokens, elements: float) -> float:
+def weight_gradient(run: Run, at: Tokens, elements: float) -> float:
     """Bytes of a weight's gradient as a tensor of its own; none if the matmul adds it into the gradient buffer."""
     return 0.0 if run.software.fused_weight_gradient else at.word * elements
 
