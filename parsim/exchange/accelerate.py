@@ -12,6 +12,7 @@ import yaml
 from parsim.errors import SpecError
 from parsim.exchange.comparable import nested
 from parsim.exchange.documents import known_settings
+from parsim.exchange.fsdp import keeps_gathered, shard_degree
 from parsim.exchange.table import Entry, Fields, Note, Say, Setting, Settings, Tool
 from parsim.spec import Run
 from parsim.spec.yaml_reader import parse_yaml
@@ -40,16 +41,12 @@ def _layout(run: Run, say: Say) -> Settings:
         found[_KIND] = "MULTI_GPU"
         plain = mesh.tp * mesh.cp == 1
         return found if plain else found | {_REPLICATE: mesh.dp, _SHARD: 1, _TP: mesh.tp, _CP: mesh.cp}
-    ranks = layout.zero_group or mesh.dp * mesh.cp
-    if ranks % mesh.cp:
-        say("layout.zero_group", f"shards go over whole groups of cp {mesh.cp}: over all ranks is written")
-        ranks = mesh.dp * mesh.cp
-    shard = ranks // mesh.cp
+    shard = shard_degree(run, say)
     if layout.zero_stage < 3:
         for field in ("layout.zero", "layout.fsdp", "layout.reshard_after_forward"):
             say(field, "FSDP shards parameters too, and may keep what it has gathered")
-    keeps = layout.zero_stage < 3 or not layout.reshard_after_forward
-    found |= {_KIND: "FSDP", _VERSION: 2, _RESHARD: not keeps, f"{_F}auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}
+    found |= {_KIND: "FSDP", _VERSION: 2, _RESHARD: not keeps_gathered(run)}
+    found |= {f"{_F}auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}
     return found | {_REPLICATE: mesh.dp // shard, _SHARD: shard, _TP: mesh.tp, _CP: mesh.cp}
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from parsim.errors import SpecError
+from parsim.exchange.fsdp import keeps_gathered, shard_degree
 from parsim.exchange.shapes import bundled_model
 from parsim.exchange.table import Entry, Fields, Say, Setting, Settings, same, value_of
 from parsim.spec import Run
@@ -60,17 +61,12 @@ def _degrees(run: Run, say: Say) -> Settings:
     found: dict[str, Any] = {_TP: mesh.tp, _CP: mesh.cp, _PP: mesh.pp, _EP: layout.ep}
     shard = 1
     if layout.zero_stage:
-        ranks = layout.zero_group or mesh.dp * mesh.cp
-        if ranks % mesh.cp:
-            say("layout.zero_group", f"torchtitan shards over whole groups of cp {mesh.cp}: over all ranks is written")
-            ranks = mesh.dp * mesh.cp
-        shard = ranks // mesh.cp
+        shard = shard_degree(run, say)
         if layout.zero_stage < 3:
             say("layout.zero", "torchtitan shards parameters too, and may keep what it has gathered")
             say("layout.fsdp", "torchtitan's sharding is FSDP")
             say("layout.reshard_after_forward", "never stands for ZeRO below 3")
-        keeps = layout.zero_stage < 3 or not layout.reshard_after_forward
-        found[_RESHARD] = "never" if keeps else "always"
+        found[_RESHARD] = "never" if keeps_gathered(run) else "always"
     return found | {_REPLICATE: mesh.dp // shard, _SHARD: shard}
 
 
