@@ -99,10 +99,8 @@ def import_run(source: str, text: str, path: Path, elsewhere: Elsewhere | None =
 
 
 def _layers(tool: Tool, settings: dict[str, Any], beside: Elsewhere) -> int | None:
-    """Layers of the model that is named, for tools whose files leave the model to its code."""
-    model = beside.model or (beside.like or {}).get("model")
-    named, _ = tool.read(settings) if model is None else ({}, [])
-    model = named.get("model", model)
+    """Layers of the model that the file names, or the user, for tools whose files leave the model to its code."""
+    model = tool.value(settings, "model") or beside.model or (beside.like or {}).get("model")
     if isinstance(model, Mapping):
         return model.get("layers") or (load_model(model["name"]).layers if "name" in model else None)
     return None if model is None else load_model(model).layers

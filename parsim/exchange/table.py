@@ -119,6 +119,11 @@ class Tool:
             fields |= entry.read(settings, lambda about, text: notes.append(Note(about, text)))
         return fields, notes
 
+    def value(self, settings: Settings, field: str) -> Any:
+        """What settings say of one field; None where the tool cannot say it, or they do not."""
+        entries = (entry for entry in self.entries if field in entry.fields)
+        return next((entry.read(settings, lambda about, text: None).get(field) for entry in entries), None)
+
 
 def value_of(run: Run, field: str) -> Any:
     """The value of a dotted field; None where a part on the way is not there (a dense model's experts)."""

@@ -103,6 +103,14 @@ def test_a_toml_file_of_earlier_releases() -> None:
     assert run.layout.sequence_parallel
 
 
+def test_layers_are_those_of_the_model_that_the_file_names() -> None:
+    pipeline = "pipeline_parallel_degree = 2\npipeline_parallel_schedule = 'Interleaved1F1B'"
+    text = TOML.replace("pipeline_parallel_degree = 1", pipeline)
+    alone, named = read(text, "t.toml", gpus=64), read(text, "t.toml", gpus=64, model="llama3-70b")
+    assert alone.run == named.run
+    assert sum(alone.run.layers_of_parts(4)) == 32
+
+
 def test_names_of_the_first_releases() -> None:
     text = TOML.replace('converters = ["float8"]\n', "").replace("batch_size = 2", "batch_size = 8")
     text = text.replace(
