@@ -24,7 +24,7 @@ from parsim.cost.stage_prices import StagePrices, stage_prices
 from parsim.cost.step_end import EndWork, Holding, StepEnd, end_work, gather_window, straggler_factor
 from parsim.cost.sublayout import stage_layout_of, sublayout_of
 from parsim.errors import ScheduleError
-from parsim.memory.host import moved_layers
+from parsim.memory.host import moved_by_stage
 from parsim.model.dims import Sizes
 from parsim.model.layer import layer_kinds
 from parsim.model.routing import routing_notes
@@ -195,13 +195,6 @@ class RooflineCost:
         return StagePrices(layout, StageSegments(layout, LayerSegments(inner, lookup)))
 
     @cached_property
-    def _stages_of_rank(self) -> Mapping[int, list[int]]:
-        found: dict[int, list[int]] = {}
-        for stage, rank in enumerate(self.placement.rank_of):
-            found.setdefault(rank, []).append(stage)
-        return found
-
-    @cached_property
     def _ranks_of_part(self) -> Mapping[int, tuple[int, ...]]:
         """The pipeline ranks that hold each part."""
         found: dict[int, set[int]] = {}
@@ -242,12 +235,7 @@ class RooflineCost:
     @cached_property
     def _moved(self) -> Mapping[int, int]:
         """Layers of each stage whose activations leave for the host."""
-        counts, part_of = self.run.layers_of_parts(self.placement.parts), self.placement.part_of
-        found: dict[int, int] = {}
-        for stages in self._stages_of_rank.values():
-            moved = moved_layers(self.run, counts, [part_of[stage] for stage in stages])
-            found.update(zip(stages, moved, strict=True))
-        return found
+        return moved_by_stage(self.run, self.placement)
 
     def _copy_seconds(self, copy: Op) -> float:
         """How long an OFFLOAD or RELOAD keeps its stream busy; other ops take no stream."""
@@ -280,7 +268,7 @@ class RooflineCost:
 
     def _on_rank(self, stage: int) -> int:
         """Stages on the pipeline rank of a stage."""
-        return len(self._stages_of_rank[self.placement.rank_of[stage]])
+        return len(self.placement.stages_of(self.placement.rank_of[stage]))
 
     def _holdings(self, part: Part, ranks: tuple[int, ...]) -> Iterator[Holding]:
         """A part's weights by who holds the same ones, on all pipeline ranks that hold the part."""

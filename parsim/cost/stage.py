@@ -56,11 +56,8 @@ def parts_of_stages(
 ) -> tuple[Part, ...]:
     """The part that each stage is an instance of, where part i has `counts[i]` of a model's layers."""
     before = list(accumulate(counts, initial=0))
-    stages_of_rank: dict[int, list[int]] = {}
-    for stage, rank in enumerate(placement.rank_of):
-        stages_of_rank.setdefault(rank, []).append(stage)
     found: dict[int, Part] = {}
-    for stages in stages_of_rank.values():
+    for stages in placement.by_rank:
         on_rank = [placement.part_of[stage] for stage in stages]
         recomputed = recompute.layers_of([counts[part] for part in on_rank])
         for stage, part, again in zip(stages, on_rank, recomputed, strict=True):

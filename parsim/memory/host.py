@@ -17,6 +17,7 @@ from parsim.plan.placement import Placement
 from parsim.spec import Run
 
 __all__ = [
+    "moved_by_stage",
     "moved_bytes",
     "moved_layers",
     "moved_units",
@@ -50,14 +51,18 @@ def moved_layers(run: Run, layers: Sequence[int], parts: Sequence[int]) -> tuple
     )
 
 
+def moved_by_stage(run: Run, placement: Placement) -> dict[int, int]:
+    """The same of every stage of a placement."""
+    layers, found = run.layers_of_parts(placement.parts), dict[int, int]()
+    for stages in placement.by_rank:
+        counts = moved_layers(run, layers, [placement.part_of[stage] for stage in stages])
+        found.update(zip(stages, counts, strict=True))
+    return found
+
+
 def stages_that_move(run: Run, placement: Placement) -> frozenset[int]:
     """Stages of which at least one layer moves its activations."""
-    layers, found = run.layers_of_parts(placement.parts), set[int]()
-    for rank in range(placement.ranks):
-        stages = placement.stages_of(rank)
-        counts = moved_layers(run, layers, [placement.part_of[stage] for stage in stages])
-        found |= {stage for stage, count in zip(stages, counts, strict=True) if count}
-    return frozenset(found)
+    return frozenset(stage for stage, count in moved_by_stage(run, placement).items() if count)
 
 
 def moved_bytes(run: Run, kind: LayerKind) -> float:

@@ -28,6 +28,8 @@ class Placement:
     before: tuple[int | None, ...] = field(init=False, repr=False, compare=False)
     after: tuple[int | None, ...] = field(init=False, repr=False, compare=False)
     chain_of: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    by_rank: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
+    """The stages of each pipeline rank, in ascending order."""
 
     def __post_init__(self) -> None:
         stages = range(len(self.rank_of))
@@ -51,14 +53,18 @@ class Placement:
                 chain_of[stage] = index
             for a, b in pairwise(chain):
                 after[a], before[b] = b, a
+        by_rank: list[list[int]] = [[] for _ in set(self.rank_of)]
+        for stage, rank in enumerate(self.rank_of):
+            by_rank[rank].append(stage)
         object.__setattr__(self, "before", tuple(before))
         object.__setattr__(self, "after", tuple(after))
         object.__setattr__(self, "chain_of", tuple(chain_of))
+        object.__setattr__(self, "by_rank", tuple(map(tuple, by_rank)))
 
     @property
     def ranks(self) -> int:
         """Number of pipeline ranks p."""
-        return max(self.rank_of) + 1
+        return len(self.by_rank)
 
     @property
     def stages(self) -> int:
@@ -72,7 +78,7 @@ class Placement:
 
     def stages_of(self, rank: int) -> tuple[int, ...]:
         """The stages of a pipeline rank, in ascending order."""
-        return tuple(s for s, r in enumerate(self.rank_of) if r == rank)
+        return self.by_rank[rank]
 
     def twins(self, stage: int) -> tuple[int, ...]:
         """All stages that hold the same part as `stage`, itself included; their gradients are summed."""
