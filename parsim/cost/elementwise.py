@@ -4,12 +4,7 @@ from parsim.cost.sublayout import Sublayout
 from parsim.model.dims import Sizes, length, rows_of
 from parsim.model.layer import Elementwise, Pass
 
-__all__ = ["elementwise_seconds", "is_played"]
-
-
-def is_played(work: Elementwise, which: Pass) -> bool:
-    """Whether a pass has any of it: a backward is all of it in I, but the embedding's, which is a weight gradient."""
-    return which != "W" or work.role == "embedding"
+__all__ = ["elementwise_seconds"]
 
 
 def elementwise_seconds(work: Elementwise, sizes: Sizes, which: Pass, layout: Sublayout) -> float:
@@ -18,7 +13,7 @@ def elementwise_seconds(work: Elementwise, sizes: Sizes, which: Pass, layout: Su
     forward = word bytes * passes * tokens * width / hbm_eff, backward 1.75 times that, all of it in I; the embedding's
     backward is in W. Dropout costs nothing where the run has none. A router is many small kernels: 33 us.
     """
-    if not is_played(work, which):
+    if which == "W" and work.role != "embedding":
         return 0.0
     rates, constants = layout.rates, layout.constants
     if work.role == "router":

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from parsim.axes.axis import Comm
 from parsim.cost.attention import attention_flops, attention_seconds
 from parsim.cost.collectives import inner_collective
-from parsim.cost.elementwise import elementwise_seconds, is_played
+from parsim.cost.elementwise import elementwise_seconds
 from parsim.cost.layer_table import LayerLookup, kernel_shape
 from parsim.cost.matmul import cast_seconds, matmul_seconds
 from parsim.cost.segments import Block, Collective, Kernel, KernelCause, Played, Segment, play
@@ -177,12 +177,11 @@ class LayerSegments:
         return found
 
     def _kernel(self, item: Work, which: Pass) -> Kernel:
+        name, seconds = f"{item.name}{_SUFFIXES[which]}", self._seconds(item, which)
         if isinstance(item, Elementwise):
-            seconds = self._seconds(item, which) if is_played(item, which) else 0.0
-            return Kernel(f"{item.name}{_SUFFIXES[which]}", seconds, "memory")
-        seconds = self._seconds(item, which)
+            return Kernel(name, seconds, "memory")
         cause: KernelCause = "matmul" if isinstance(item, Matmul) else "attention"
-        return Kernel(f"{item.name}{_SUFFIXES[which]}", seconds, cause, self._flops(item, which))
+        return Kernel(name, seconds, cause, self._flops(item, which))
 
     def _flops(self, item: Matmul | AttentionCore, which: Pass) -> float:
         if isinstance(item, AttentionCore):
