@@ -10,14 +10,13 @@ What shows of the same stands in the waterfall: of messages it is part of the id
 measured nobody knows what ops hold inside; reductions and messages are still told.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from parsim.cost import StepCost
 from parsim.explanation.waterfall import Segmented
-from parsim.plan import COMPUTE, Kind, Op, Placement, Plan
-from parsim.plan.op import Slot
+from parsim.plan import COMPUTE, Plan, Slot, needs
 from parsim.timeline import Span, Timeline
 
 __all__ = ["hidden_of"]
@@ -28,7 +27,7 @@ _AXES = ("tp", "cp", "ep", "dp", "pp")
 def hidden_of(plan: Plan, cost: StepCost, timeline: Timeline) -> tuple[Mapping[str, float], ...]:
     """Hidden seconds by axis of each pipeline rank in a recording."""
     compute, collective, copies = (timeline.by_rank(stream) for stream in ("compute", "collective", "copy"))
-    ended = {span.op: span.end_s for spans in compute for span in spans}
+    ended, rank_of = {span.op: span.end_s for spans in compute for span in spans}, plan.placement.rank_of
     found: list[dict[str, float]] = []
     for rank, order in enumerate(plan.orders):
         hidden = dict.fromkeys(_AXES, 0.0)
@@ -37,10 +36,11 @@ def hidden_of(plan: Plan, cost: StepCost, timeline: Timeline) -> tuple[Mapping[s
         reductions = [(span.start_s, span.end_s) for span in collective[rank]]
         hidden["dp"] += _worked(compute[rank], reductions)
         messages = []
-        for op in (op for slot in order for op in slot.ops):
-            if (source := _sender(plan.placement, op, ended)) is not None:
-                sent = ended[source]
-                messages.append((sent, sent + cost.hop_seconds(source.stage, op.stage) * cost.straggler))
+        for op in (op for slot in order for op in slot.ops if op.kind in COMPUTE):
+            for source in needs(op, plan.placement, ended, plan.microbatches_per_chain):
+                if rank_of[source.stage] != rank:
+                    sent = ended[source]
+                    messages.append((sent, sent + cost.hop_seconds(source.stage, op.stage) * cost.straggler))
         hidden["pp"] += _worked(compute[rank], messages)
         if copies[rank]:
             moved = _worked(compute[rank], [(span.start_s, span.end_s) for span in copies[rank]])
@@ -53,18 +53,6 @@ def _inside(order: Iterable[Slot], cost: StepCost) -> Iterator[tuple[str, float]
     if isinstance(cost, Segmented):
         for slot in order:
             yield from cost.hidden_seconds(slot).items()
-
-
-def _sender(placement: Placement, op: Op, present: Container[Op]) -> Op | None:
-    """The op of another rank whose result `op` waits for; `present` tells whether that is a B or an I."""
-    if op.kind not in COMPUTE or op.kind is Kind.W:
-        return None
-    forward = op.kind is Kind.F
-    stage = (placement.before if forward else placement.after)[op.stage]
-    if stage is None or placement.rank_of[stage] == placement.rank_of[op.stage]:
-        return None
-    half = Op(stage, Kind.I, op.mb)
-    return Op(stage, Kind.F, op.mb) if forward else half if half in present else Op(stage, Kind.B, op.mb)
 
 
 def _worked(spans: Sequence[Span], intervals: Sequence[tuple[float, float]]) -> float:
