@@ -1,17 +1,13 @@
-"""Bounds: step times that no play of a shape's plan can beat, from closed forms; over the grid.
+"""Bounds: step times that no play of a shape's plan can beat, from closed forms, the cheapest first.
 
-    work   a rank plays one slot at a time: m times its stages' F and B
-    chain  its first op waits for the forwards before its first stage, and what it ends with goes back to the first one
-    way    one micro-batch through all stages and back
-
-and behind each what the last op still has to wait for: its stage's reduction and the optimizer steps of its rank. Where
-I and W are apart a rank may end in W, which nothing waits for: the way back then starts at its last I, with m F and m I
-behind it. Each is a path of the plan, or the work of one stream, so the step takes at least as long.
+least  a whole shape: the kernels of its busiest rank, for which no collective is priced
+floor  over the grid: the work of the busiest rank, for which no message and no end of the step is priced
+bound  at points of the grid: the chain bound (sim.chain_bound), the end of the step being each rank's tail
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +15,14 @@ from parsim.cost.constants import FITTED
 from parsim.cost.step_end import straggler_factor
 from parsim.model.layer import LayerKind
 from parsim.plan import Kind
+from parsim.schedules import get
 from parsim.search.grid import Floats
+from parsim.search.playing import Points, at_points, columns_of
 from parsim.search.shape import Shape
 from parsim.search.stages import stages_of
 from parsim.search.times import Times
 from parsim.search.units import LOOP_S, PASSES, least_prices, least_units, unit_key
+from parsim.sim import StageTimes, chain_bound
 from parsim.spec import Search
 
 __all__ = ["bound", "floor", "least"]
@@ -62,57 +61,37 @@ def _sum(times: Times, rank: int, kind: Kind) -> Floats:
     return reduce(np.add, (times.op(number, kind) for number in times.stages.ranks[rank]))
 
 
-def bound(times: Times, bare: bool = False) -> Floats:
-    """The largest of the bounds; `bare`: as if messages and the end of the step took no time, so that no link has to be
-    priced.
+def bound(times: Times, points: Points, bare: bool = False) -> Floats:
+    """The chain bound of a shape's plan at points of the grid; `bare`: as if messages and the end of the step took no
+    time, so that no link has to be priced.
     """
-    stages, placement, split = times.stages, times.stages.placement, times.split_backward
-    m = times.shape.microbatches / len(placement.chains)
-    gradient = Kind.I if split else Kind.B
-    into, back = _chains(times, Kind.F, bare), _chains(times, gradient, bare)
-    found: list[Floats] = []
-    ends = {kind: _tail(times, rank, bare) for kind, rank in stages.rank_kinds.items()}
-    tails = [ends[tuple(sorted(own))] for own in stages.ranks]
-    for rank in range(placement.ranks):
-        own = placement.stages_of(rank)
-        arrival = reduce(np.minimum, (into[stage] for stage in own))
-        forward, backward = _sum(times, rank, Kind.F), _sum(times, rank, Kind.B)
-        found.append(arrival + m * (forward + backward) + tails[rank])
-        returned = back[min(own)] if len(placement.chains) == 1 else None
-        if returned is not None:
-            worked = forward + (_sum(times, rank, Kind.I) if split else backward)
-            found.append(arrival + m * worked + returned + _last(times, 0, split, bare))
-    for chain in placement.chains:
-        way = into[chain[-1]] + times.op(stages.of[chain[-1]], Kind.F) + times.op(stages.of[chain[-1]], gradient)
-        found.append(way + back[chain[-1]] + _last(times, chain[0], split, bare))
-    return reduce(np.maximum, found) * times.scale
+    shape, stages, placement = times.shape, times.stages, times.stages.placement
+    counted = get(shape.schedule).edges
+    if counted is None:
+        return at_points(times, floor(times), points)
+    columns = {key: at_points(times, column, points) for key, column in columns_of(times, bare).items()}
+    none = np.zeros(len(points))
+
+    def hops(way: Sequence[int | None]) -> Floats:
+        pairs = [
+            None if to is None else (placement.rank_of[stage], placement.rank_of[to]) for stage, to in enumerate(way)
+        ]
+        return np.array([columns.get(pair, none) for pair in pairs])
+
+    kinds = {str(kind): np.array([columns[number, kind] for number in stages.of]) for kind in times.kinds}
+    ends = {kind: none if bare else _tail(columns, kind) for kind in stages.rank_kinds}
+    tails = np.array([ends[tuple(sorted(own))] for own in stages.ranks])
+    edges = counted(shape.mesh.pp, shape.microbatches, shape.stages_per_rank)
+    stage_times = StageTimes(kinds, hops(placement.after), hops(placement.before))
+    return chain_bound(edges, placement, stage_times, tails) * times.scale
 
 
-def _chains(times: Times, kind: Kind, bare: bool) -> dict[int, Floats]:
-    """For each stage, what lies before it in its chain: ops of one kind and the messages between them."""
-    found: dict[int, Floats] = {}
-    for chain in times.stages.placement.chains:
-        total: Floats = np.zeros((1,) * len(times.grid.shape))
-        for stage, before in zip(chain, (None, *chain), strict=False):
-            if before is not None:
-                total = total + times.op(times.stages.of[before], kind)
-                if not bare:
-                    total = total + (times.hop(before, stage) if kind is Kind.F else times.hop(stage, before))
-            found[stage] = total
-    return found
-
-
-def _last(times: Times, stage: int, split: bool, bare: bool) -> Floats:
-    """What follows the last gradient of the first stage: its W, and the end of the step."""
-    tail = _tail(times, times.stages.placement.rank_of[stage], bare)
-    return tail + times.op(times.stages.of[stage], Kind.W) if split else tail
-
-
-def _tail(times: Times, rank: int, bare: bool) -> Floats:
-    """What follows the last op of a rank: all its optimizer steps; the reduction and step of the stage it was of."""
-    if bare:
-        return np.zeros((1,) * len(times.grid.shape))
-    own = Counter(times.stages.ranks[rank])
-    steps: Floats = reduce(np.add, (count * times.step(which) for which, count in own.items()))
-    last: Floats = reduce(np.minimum, (times.reduction(which) + times.step(which) for which in own))
+def _tail(columns: Mapping[Any, Floats], own: Sequence[int]) -> Floats:
+    """What follows the last op of a rank with stages of these classes: all its optimizer steps; the reduction and step
+    of the stage it was of.
+    """
+    steps: Floats = reduce(np.add, (columns[number, Kind.STEP] for number in own))
+    last: Floats = reduce(
+        np.minimum, (columns[number, Kind.REDUCE_GRAD] + columns[number, Kind.STEP] for number in own)
+    )
     return np.maximum(steps, last)

@@ -54,21 +54,18 @@ class Candidates:
 
 def floored(search: Search, shape: Shape) -> float:
     """The least work of a shape's busiest rank, over its feasible layouts."""
-    feasible, times = judged(search, shape).feasible, Times(search, shape)
-    return _least(floor(times), feasible) * _SLACK
+    times = Times(search, shape)
+    seconds = floor(times)
+    points, _ = _cells(judged(search, shape).feasible, seconds.shape)
+    return float(at_points(times, seconds, points).min()) * _SLACK
 
 
 def bared(search: Search, shape: Shape) -> float:
     """The least bound of a shape's feasible layouts as if nothing were sent and the step had no end."""
-    feasible, times = judged(search, shape).feasible, Times(search, shape)
-    return _least(bound(times, bare=True), feasible) * _SLACK
-
-
-def _least(seconds: Floats, feasible: Bools) -> float:
-    """The least of seconds over the grid where something is feasible."""
-    free = tuple(axis for axis, size in enumerate(seconds.shape) if size == 1)
-    left = feasible.any(axis=free, keepdims=True)
-    return float(np.broadcast_to(seconds, left.shape)[left].min())
+    times = Times(search, shape)
+    over = np.broadcast_shapes(*(column.shape for column in columns_of(times, bare=True).values()))
+    points, _ = _cells(judged(search, shape).feasible, over)
+    return float(bound(times, points, bare=True).min()) * _SLACK
 
 
 def tightened(search: Search, shape: Shape) -> tuple[float, int]:
@@ -120,15 +117,13 @@ def candidates(times: Times) -> Candidates:
     columns = list(columns_of(times).values())
     identity = _moved_identity(times)
     over = np.broadcast_shapes(identity.shape, *(column.shape for column in columns))
-    first, count = _projected(_worth(times, verdict.feasible), over)
-    cells = np.flatnonzero(count)
-    points = first[cells]
+    points, count = _cells(_worth(times, verdict.feasible), over)
     table = np.stack([at_points(times, column, points) for column in columns])
     table = np.concatenate((_rounded(table), at_points(times, identity, points)[None]))
     _, chosen, number = np.unique(table, axis=1, return_index=True, return_inverse=True)
-    layouts = np.bincount(number.reshape(-1), weights=count[cells], minlength=len(chosen)).astype(int)
+    layouts = np.bincount(number.reshape(-1), weights=count, minlength=len(chosen)).astype(int)
     points = points[chosen]
-    bounds = at_points(times, bound(times), points) * _SLACK
+    bounds = bound(times, points) * _SLACK
     order = np.lexsort((points, bounds))
     assert verdict.peak is not None
     return Candidates(points[order], bounds[order], layouts[order], verdict.peak.reshape(-1)[points[order]])
@@ -162,13 +157,15 @@ def _rounded(table: Floats) -> Floats:
     return rounded
 
 
-def _projected(feasible: Bools, over: tuple[int, ...]) -> tuple[Points, Points]:
-    """For each cell of the axes that times depend on, the first feasible point with it and how many there are."""
+def _cells(feasible: Bools, over: tuple[int, ...]) -> tuple[Points, Points]:
+    """Of each cell of the axes that times depend on in which something is feasible: the first such point, and how many
+    there are."""
     free = [axis for axis, (n, m) in enumerate(zip(feasible.shape, over, strict=True)) if n > 1 and m == 1]
     kept = [axis for axis in range(feasible.ndim) if axis not in free]
     numbers = np.arange(feasible.size).reshape(feasible.shape)
     cells = int(np.prod([feasible.shape[axis] for axis in kept]))
     by_cell = feasible.transpose(*kept, *free).reshape(cells, -1)
     points = numbers.transpose(*kept, *free).reshape(cells, -1)
+    count = by_cell.sum(axis=1)
     first = points[np.arange(cells), by_cell.argmax(axis=1)]
-    return first, by_cell.sum(axis=1)
+    return first[count > 0], count[count > 0]

@@ -77,16 +77,15 @@ def settle(times: Times, points: Points, incumbent: float | None = None, doublin
     return found
 
 
-def columns_of(times: Times) -> dict[Any, Floats]:
+def columns_of(times: Times, bare: bool = False) -> dict[Any, Floats]:
     """The times that a shape's prices are made of, over the grid: of each class of stage and pass, each message between
-    ranks. Known without the plan.
+    ranks. Known without the plan. `bare`: compute alone, neither messages nor the end of the step.
     """
-    backward = get(times.shape.schedule).backward if times.shape.mesh.pp > 1 else "full"
-    gradients = {"full": (Kind.B,), "split": (Kind.I, Kind.W), "mixed": (Kind.B, Kind.I, Kind.W)}[backward]
-    found: dict[Any, Floats] = {}
-    for number in range(len(times.stages.classes)):
-        for kind in (Kind.F, *gradients):
-            found[number, kind] = times.op(number, kind)
+    classes = range(len(times.stages.classes))
+    found: dict[Any, Floats] = {(number, kind): times.op(number, kind) for number in classes for kind in times.kinds}
+    if bare:
+        return found
+    for number in classes:
         found[number, Kind.REDUCE_GRAD], found[number, Kind.STEP] = times.reduction(number), times.step(number)
     for source, target in enumerate(times.stages.placement.after):
         if target is not None and _hop_key(times, (source, target))[0] != _hop_key(times, (source, target))[1]:

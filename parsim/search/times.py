@@ -207,9 +207,11 @@ class Times:
         return self._costs[key]
 
     @property
-    def split_backward(self) -> bool:
-        """Whether the plan plays I and W apart."""
-        return self.shape.mesh.pp > 1 and get(self.shape.schedule).backward != "full"
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of compute ops that the plan plays."""
+        backward = get(self.shape.schedule).backward if self.shape.mesh.pp > 1 else "full"
+        gradients = {"full": (Kind.B,), "split": (Kind.I, Kind.W), "mixed": (Kind.B, Kind.I, Kind.W)}[backward]
+        return Kind.F, *gradients
 
 
 @lru_cache(maxsize=16)

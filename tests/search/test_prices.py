@@ -135,7 +135,8 @@ def test_bounds_are_never_above_the_truth(seed: int) -> None:
         if not len(points):
             continue
         true = play(times, points).lower
-        assert (at_points(times, bound(times), points) <= true * (1 + 1e-12)).all(), shape
+        for bare in (False, True):
+            assert (bound(times, points, bare) <= true * (1 + 1e-12)).all(), shape
         assert (at_points(times, floor(times), points) <= true * (1 + 1e-12)).all(), shape
         for whole in (False, True):
             assert least(search, shape, recomputes_of(feasible), whole) <= true.min() * (1 + 1e-12), shape
@@ -163,7 +164,7 @@ def test_layouts_with_something_on_the_host_are_those_of_simulate(seed: int) -> 
         assert played.upper[0] >= step_s * (1 - 1e-9), shape
         if played.exact[0]:
             assert played.upper[0] == pytest.approx(step_s, rel=1e-9), shape
-        assert at_points(times, bound(times), np.array([point]))[0] <= step_s * (1 + 1e-12), shape
+        assert bound(times, np.array([point]))[0] <= step_s * (1 + 1e-12), shape
         checked += any(grid.at(point)[f"offload_{name}"] for name in _OFFLOADS)
     assert checked > 2
 
