@@ -1,8 +1,8 @@
 """Presets: what a framework's release does with memory, beyond the switches that a run states itself.
 
 Where a framework changed, each release has a row with the month from which it holds; a release that is no month
-(a commit, "r0.8.0") has the newest. Counted in the frameworks' sources, or measured where a note says so; what is
-neither carries `unverified`.
+(a commit, "r0.8.0") has the newest. Counted in the frameworks' sources, or measured where a note says so; a note also
+says what is neither.
 """
 
 import re
@@ -56,7 +56,6 @@ class Habits:
     by_op: bool = False
     """FSDP's gathered weights and the head's gradient stand where an op needs them, as a count of storages has it;
     otherwise all along, at once with everything else, which is nearer to the reserved peaks that GPUs report."""
-    unverified: tuple[str, ...] = ()
 
 
 _ENGINE = Habits(workspace_bytes=64 * MIB, dummy_gradients=True, quantised_copies=True)  # measured on Megatron-core
@@ -64,7 +63,7 @@ _LOCAL = Habits(step_bytes=4)  # fp16 Megatron makes fp32 gradients for the step
 _TITAN = Habits(receives="every", keeps_output=True, step_bytes=4)  # foreach AdamW, measured: 4.0
 _PLAIN = Habits(gradients="step", lazy_states=True, bucket_copies=1.0, step_bytes=4)  # a bucketed DDP, measured
 _EXECUTOR = Habits(kernels="cpu", by_op=True, receives="every", lazy_states=True, step_tensor_bytes=8)  # counted
-_SHARDED = Habits(bucket_elements=5e8, step_bytes=6, live_elements=1e9)
+_SHARDED = Habits(bucket_elements=5e8, step_bytes=6, live_elements=1e9)  # buckets and live parameters not verified
 
 PRESETS: Mapping[str, tuple[tuple[str, Habits], ...]] = {
     "megatron-core": (("", _ENGINE),),
@@ -78,14 +77,15 @@ PRESETS: Mapping[str, tuple[tuple[str, Habits], ...]] = {
     "zero-bubble-megatron": (("", replace(_LOCAL, splits_head=False)),),
     "torchtitan": (
         ("", _TITAN),
-        ("2025-03", replace(_TITAN, step_bytes=0, unverified=("month of the fused AdamW",))),
+        ("2025-03", replace(_TITAN, step_bytes=0)),  # a fused AdamW; from which month on is not verified
     ),
     # "Proactively deallocate tensors, including the input and output of each pipeline stage": 2407.21783, 3.3.2.
-    "llama3-internal": (("", Habits(unverified=("all but that: the stack is not public",))),),
+    # All but that is not verified: the stack is not public.
+    "llama3-internal": (("", Habits()),),
     "llm-foundry-fsdp1": (("", Habits(step_tensor_bytes=12)),),  # DecoupledAdamW loops over tensors
     "internevo": (("", Habits(held_gradient="computed", step_bytes=12, step_whole_bytes=2)),),  # fitted
-    "deepspeed": (("", replace(_SHARDED, unverified=("buckets", "live parameters"))),),
-    "deepspeed-zero3-2021": (("", replace(_SHARDED, unverified=("buckets", "live parameters"))),),
+    "deepspeed": (("", _SHARDED),),
+    "deepspeed-zero3-2021": (("", _SHARDED),),
     "pytorch": (("", _PLAIN),),
     "pytorch-cpu": (("", replace(_PLAIN, kernels="cpu", step_bytes=0, by_op=True)),),  # a fused AdamW
     "parsim-executor": (("", _EXECUTOR),),
