@@ -68,7 +68,7 @@ def stages_that_move(run: Run, placement: Placement) -> frozenset[int]:
 def moved_bytes(run: Run, kind: LayerKind) -> float:
     """Bytes of a layer's activations that leave for the host in one micro-batch, and come back."""
     at = tokens_of(run)
-    return sum(unit.moved for unit in moved_units(run, at, layer_units(run, at, kind._replace(window=False))))
+    return sum(unit.moved for unit in moved_units(run, at, layer_units(run, at, kind)))
 
 
 def moved_units(run: Run, at: Tokens, units: Sequence[Unit]) -> tuple[Unit, ...]:

@@ -11,6 +11,7 @@ from parsim.errors import ScheduleError
 from parsim.memory import memory_of
 from parsim.memory.host import moved_bytes, moved_layers
 from parsim.memory.ledger import Block, Entry, Unit
+from parsim.memory.parts import Parts
 from parsim.memory.profile import profiles_of
 from parsim.memory.run_memory import holdings_of
 from parsim.memory.stage import scan
@@ -153,6 +154,17 @@ def test_the_last_layer_of_the_model_stays() -> None:
     assert moved_layers(run, (4, 4, 4, 4), (0,)) == (4,)
     assert moved_layers(run, (4, 4, 4, 4), (3,)) == (3,)
     assert moved_layers(run, (8, 8, 0), (2,)) == (0,)
+
+
+@pytest.mark.parametrize("framework", ["megatron-core", "pytorch-cpu"])
+def test_what_is_copied_is_what_lies_on_the_host(framework: str) -> None:
+    """Layer by layer, with the masks of sliding windows where a framework keeps them."""
+    windowed = {**TINY, "sliding_window": 1024, "sliding_window_every": 2}
+    run = offloading(make(windowed, {}, software={"framework": framework, "loss": "torch"}), activations=True)
+    parts, moved = Parts(run, (run.model.layers,)), 10
+    copied = [moved_bytes(run, kind) for kind in parts.kinds(0)[:moved]]
+    assert len(set(copied)) == (2 if framework == "pytorch-cpu" else 1)
+    assert parts.activations(0, 0, moved).moved == pytest.approx(sum(copied), rel=1e-12)
 
 
 def test_modules_move_what_they_read() -> None:
