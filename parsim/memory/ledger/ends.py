@@ -59,11 +59,9 @@ def head(run: Run, at: Tokens, vocab: int) -> tuple[Entry, ...]:
     """
     forward, held, backward = loss_bytes(run, at)
     logits = _logits(at, vocab)
-    gradient, splits = at.word * vocab * at.hidden / at.tp, habits_of(run.software).splits_head
+    habits, gradient = habits_of(run.software), at.word * vocab * at.hidden / at.tp
     norm = Entry("final norm", saved=norm_bytes(run, at), forward=at.stream, backward=at.stream)
-    if (
-        run.software.loss == "torch" and habits_of(run.software).by_op
-    ):  # what its backward needs is gone when the head's begins
+    if run.software.loss == "torch" and habits.by_op:  # what its backward needs is gone when the head's begins
         return (
             norm,
             Entry(
@@ -88,10 +86,10 @@ def head(run: Run, at: Tokens, vocab: int) -> tuple[Entry, ...]:
         Entry(
             "loss",
             saved=at.normed + held * logits,
-            kept=at.normed + at.word * logits if splits else 0.0,
+            kept=at.normed + at.word * logits if habits.splits_head else 0.0,
             forward=(forward - held) * logits + at.gathered,
             backward=(backward - held) * logits + gradient + at.whole + at.gathered,
-            weight=gradient + at.gathered if splits else 0.0,
+            weight=gradient + at.gathered if habits.splits_head else 0.0,
             tensor="logits",
         ),
     )
