@@ -28,11 +28,11 @@ def hidden_of(plan: Plan, cost: StepCost, timeline: Timeline) -> tuple[Mapping[s
     """Hidden seconds by axis of each pipeline rank in a recording."""
     compute, collective, copies = (timeline.by_rank(stream) for stream in ("compute", "collective", "copy"))
     ended, rank_of = {span.op: span.end_s for spans in compute for span in spans}, plan.placement.rank_of
-    found: list[dict[str, float]] = []
+    found, straggler = list[dict[str, float]](), cost.straggler
     for rank, order in enumerate(plan.orders):
         hidden = dict.fromkeys(_AXES, 0.0)
         for axis, seconds in _inside(order, cost):
-            hidden[axis] = hidden.get(axis, 0.0) + seconds * cost.straggler
+            hidden[axis] = hidden.get(axis, 0.0) + seconds * straggler
         reductions = [(span.start_s, span.end_s) for span in collective[rank]]
         hidden["dp"] += _worked(compute[rank], reductions)
         messages = []
@@ -40,7 +40,7 @@ def hidden_of(plan: Plan, cost: StepCost, timeline: Timeline) -> tuple[Mapping[s
             for source in needs(op, plan.placement, ended, plan.microbatches_per_chain):
                 if rank_of[source.stage] != rank:
                     sent = ended[source]
-                    messages.append((sent, sent + cost.hop_seconds(source.stage, op.stage) * cost.straggler))
+                    messages.append((sent, sent + cost.hop_seconds(source.stage, op.stage) * straggler))
         hidden["pp"] += _worked(compute[rank], messages)
         if copies[rank]:
             moved = _worked(compute[rank], [(span.start_s, span.end_s) for span in copies[rank]])

@@ -8,11 +8,10 @@
          + idle time, the optimizer, and the stretch of large jobs   pipeline, optimizer, straggler
 
 Waiting for gradients before STEP is "dp", for a copy when all else is there "offload"; all other idle time of the
-compute stream is "pipeline". Collectives of a
-recomputed layer count as communication. Noise stretches what an op consists of alike; where what is inside ops was
-played on shared links, what meeting others there adds is "contention". Where times were measured nobody
-knows their kernels: all that ops take beyond the ideal is "kernels". A GPU without a peak in the run's precision has no
-ideal compute.
+compute stream is "pipeline". Collectives of a recomputed layer count as communication. Noise stretches what an op
+consists of alike; where what is inside ops was played on shared links, what meeting others there adds is "contention".
+Where times were measured nobody knows their kernels: all that ops take beyond the ideal is "kernels". A GPU without a
+peak in the run's precision has no ideal compute.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -164,7 +163,7 @@ class _Book:
 
     def of_rank(self, rank: int, spans: Sequence[Span], step_s: float) -> dict[str, float]:
         """Seconds by cause; `spans` are those of the rank's compute stream."""
-        cost, found = self._cost, dict[str, float]()
+        straggler, found = self._cost.straggler, dict[str, float]()
         lasted = {span.op: span.end_s - span.start_s for span in spans}
         details, copying = {span.op: span.detail for span in spans}, 0.0
 
@@ -174,21 +173,21 @@ class _Book:
         for slot in self._plan.orders[rank]:
             if slot.first.kind in _BESIDE:
                 continue
-            copying += details[slot.first].get("copy_wait_s", 0.0) / cost.straggler
+            copying += details[slot.first].get("copy_wait_s", 0.0) / straggler
             told = self._told(slot)
             clean, factor = told.lasts_s, 1.0
             if self._contended:
-                add("contention", lasted[slot.first] / cost.straggler - clean)
+                add("contention", lasted[slot.first] / straggler - clean)
             elif clean:  # noise stretches what an op consists of alike
-                factor = lasted[slot.first] / (clean * cost.straggler)
+                factor = lasted[slot.first] / (clean * straggler)
             for cause, seconds in told.causes.items():
                 add(cause, seconds * factor)
-        waiting = sum(span.waiting_s for span in spans if span.op.kind is Kind.STEP) / cost.straggler
+        waiting = sum(span.waiting_s for span in spans if span.op.kind is Kind.STEP) / straggler
         add("dp", waiting)
         if copying:
             add("offload", copying)
-        add("pipeline", (step_s - busy_seconds(spans)) / cost.straggler - waiting - copying)
-        add("straggler", step_s - step_s / cost.straggler)
+        add("pipeline", (step_s - busy_seconds(spans)) / straggler - waiting - copying)
+        add("straggler", step_s - step_s / straggler)
         for cause, seconds in self._ideal(rank):
             add(cause, seconds)
         return found
