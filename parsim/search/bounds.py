@@ -21,19 +21,19 @@ from parsim.search.playing import Points, at_points, columns_of
 from parsim.search.shape import Shape
 from parsim.search.stages import stages_of
 from parsim.search.times import Times
-from parsim.search.units import LOOP_S, PASSES, least_prices, least_units, unit_key
+from parsim.search.units import LOOP_S, PASSES, least_units, unit_key
 from parsim.sim import StageTimes, chain_bound
 from parsim.spec import Search
 
 __all__ = ["bound", "floor", "least"]
 
 
-def least(search: Search, shape: Shape, recomputes: Sequence[int], whole: bool = False) -> float:
+def least(search: Search, shape: Shape, recomputes: Sequence[int]) -> float:
     """Less than any layout of a shape takes that has one of these values of recompute (by number): the kernels of the
-    busiest rank, for which no collective is priced; or with `whole` its ops.
+    busiest rank, for which no collective is priced.
     """
     stages, mesh = stages_of(search, shape), shape.mesh
-    units = (least_prices if whole else least_units)(search, unit_key(search, mesh, shape.micro_batch_size))
+    units = least_units(search, unit_key(search, mesh, shape.micro_batch_size))
     alone = []
     for stage in stages.classes:
         held: list[tuple[LayerKind | str, int]] = [*stage.layers]

@@ -19,7 +19,7 @@ from parsim.schedules import get
 from parsim.search.grid import Floats, Grid, grid_of
 from parsim.search.layouts import priced_cut, run_on
 from parsim.search.networks import data_paths, message_links
-from parsim.search.shape import Mesh, Shape
+from parsim.search.shape import Shape
 from parsim.search.stages import StageClass, stages_of
 from parsim.search.units import LOOP_S, Units, kinds_of, unit_key, units_of, whole_stage
 from parsim.spec import Run, Search
@@ -108,7 +108,7 @@ class Times:
         mesh = self.shape.mesh
         if mesh.pp > 1 or max(self.grid.of("zero")) < ZERO_SHARDS:
             return None
-        return _whole_stage(self.search, mesh, self.shape.micro_batch_size)
+        return whole_stage(self.search, mesh, self.shape.micro_batch_size)
 
     def hop(self, source: int, target: int) -> Floats:
         """Delay of a message between two stages."""
@@ -223,11 +223,6 @@ def _known_ends(search: Search) -> dict[object, tuple[Floats, Floats, Floats, Fl
 def _message_bytes(run: Run) -> float:
     axes = axes_of(run)
     return axes.pipeline.message(axes.sizes(run)).size_bytes
-
-
-@lru_cache(maxsize=4096)
-def _whole_stage(search: Search, mesh: Mesh, micro_batch_size: int) -> dict[Kind, Floats]:
-    return whole_stage(search, mesh, micro_batch_size)
 
 
 def _composed(units: Units, stage: StageClass, kind: Kind, grid: Grid) -> Floats:

@@ -34,7 +34,6 @@ __all__ = [
     "UnitKey",
     "Units",
     "kinds_of",
-    "least_prices",
     "least_units",
     "unit_key",
     "units_of",
@@ -158,20 +157,6 @@ def least_units(search: Search, key: UnitKey) -> LeastUnits:
     return LeastUnits(alone, again)
 
 
-@lru_cache(maxsize=65_536)
-def least_prices(search: Search, key: UnitKey) -> LeastUnits:
-    """The same of the prices themselves, by value of recompute."""
-    units = units_of(search, key)
-    alone: dict[tuple[LayerKind | str, Kind], float] = {}
-    alone |= {(layer, kind): float(column.min()) for (layer, kind), column in units.layers.items()}
-    alone |= {(end, kind): float(column.min()) for (end, kind), column in units.ends.items()}
-    again = tuple(
-        {layer: float(column[number].min()) - alone[layer, Kind.I] for layer, column in units.again.items()}
-        for number in range(len(grid_of(search, key.mesh).of("recompute")))
-    )
-    return LeastUnits(alone, again)
-
-
 def _kernels(blocks: Sequence[Block]) -> float:
     return sum(part.seconds for block in blocks for part in block if isinstance(part, Kernel))
 
@@ -203,6 +188,7 @@ def _blocks(
     return blocks if kind is Kind.W else blocks[1:]
 
 
+@lru_cache(maxsize=4096)
 def whole_stage(search: Search, mesh: Mesh, micro_batch_size: int) -> dict[Kind, Floats]:
     """F and B of the only stage without a pipeline, over the grid: where parameters are cut, gathers and scatters run
     beside the layers, and blocks are no longer a layer's alone. Raises as `units_of`.
