@@ -23,7 +23,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path | None, text: str) -> None:
-        self._folder, self._done = folder, dict[str, Any]()
+        self._done = dict[str, Any]()
         self._file = None
         if folder is None:
             return

@@ -83,7 +83,7 @@ def search(
         "certificate_wall_s": decided[1],
         "workers": count if executor is None else None,
     }
-    return SearchResult(scope, tuple(found), tuple(best), top, info, jitter)
+    return SearchResult(scope, tuple(found), tuple(best), info, jitter)
 
 
 def check_search(what: Search) -> None:

@@ -31,7 +31,6 @@ class SearchResult:
     scope: Scope
     sizes: tuple[Branches, ...]
     contended: tuple[Contended | None, ...]
-    top_count: int
     info: Mapping[str, Any]
     jitter: float = 0.0
     _simulated: dict[Run, StepResult] = field(default_factory=dict, init=False, repr=False, compare=False)

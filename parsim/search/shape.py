@@ -1,4 +1,4 @@
-"""Shape: what decides which plan a layout plays and how large its groups are; Machine: where and for what batch.
+"""Shape: what decides which plan a layout plays and how large its groups are; Mesh: the degrees of its axes.
 
 A layout of a search is a shape and a point of the switches' grid (see grid).
 """

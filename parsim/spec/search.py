@@ -22,15 +22,12 @@ from parsim.spec.run import Batch
 from parsim.spec.software import Software
 from parsim.spec.split import Split
 
-__all__ = ["NETWORKS", "OBJECTIVES", "OFFLOADS", "TP_COMMS", "Money", "Numbers", "Search", "Space"]
+__all__ = ["OFFLOADS", "TP_COMMS", "Money", "Numbers", "Search", "Space"]
 
 TP_COMMS = ("all_reduce", "scatter_gather", "sequence_parallel", "sequence_parallel_kept")
 """How tensor parallelism sums: an all-reduce; the same as reduce-scatter and all-gather; sequence parallelism, whose
 backward gathers the inputs of column-parallel matmuls again; or with these kept from the forward."""
 OFFLOADS = ("weights", "activations", "optimizer")
-NETWORKS = ("usual", "nvlink", "nic")
-"""What an axis talks over: what the usual order of ranks gives it, or one that it is put on."""
-OBJECTIVES = ("step_time", "tokens_per_dollar", "energy", "gpus_for_deadline")
 
 
 def _list(value: Any) -> Any:
