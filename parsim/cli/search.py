@@ -3,7 +3,8 @@
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -123,38 +124,26 @@ def parse_budget(text: str) -> float:
     return float(match[1]) * _UNITS_S[match[2]]
 
 
-class _Nobody:
-    """No executor of one's own: the planner makes its processes."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *exception: object) -> None:
-        return None
-
-
-def _executor(address: str | None) -> Any:
-    """A Dask cluster's executor, or none. ParsimError where Dask is not installed or nobody answers."""
+@contextmanager
+def _executor(address: str | None) -> "Iterator[Executor | None]":
+    """A Dask cluster's executor, or none: the planner makes its own processes. ParsimError where Dask is not installed
+    or nobody answers.
+    """
     if address is None:
-        return _Nobody()
+        yield None
+        return
     try:
         from distributed import Client
     except ImportError:
         raise ParsimError("--dask needs the extra [dask]: pip install 'parsim-train[dask]'") from None
-
-    class OfClient:
-        def __enter__(self) -> "Executor":
-            try:
-                self.client = Client(address, timeout="10s")
-            except (OSError, ValueError) as error:
-                raise ParsimError(f"--dask {address}: {error}") from None
-            executor: Executor = self.client.get_executor()
-            return executor
-
-        def __exit__(self, *exception: object) -> None:
-            self.client.close()
-
-    return OfClient()
+    try:
+        client = Client(address, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise ParsimError(f"--dask {address}: {error}") from None
+    try:
+        yield client.get_executor()
+    finally:
+        client.close()
 
 
 def _teller() -> Callable[[str, int, int, float | None], None]:
