@@ -25,7 +25,10 @@ from parsim.search.units import LOOP_S, PASSES, least_units, unit_key
 from parsim.sim import StageTimes, chain_bound
 from parsim.spec import Search
 
-__all__ = ["bound", "floor", "least"]
+__all__ = ["SLACK", "bound", "floor", "least"]
+
+SLACK = 1 - 1e-12
+"""What rounding may add to a bound."""
 
 
 def least(search: Search, shape: Shape, recomputes: Sequence[int]) -> float:

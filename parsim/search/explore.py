@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parsim.search.bounds import bound, floor
+from parsim.search.bounds import SLACK, bound, floor
 from parsim.search.grid import AXES, Bools, Floats
 from parsim.search.playing import Points, at_points, columns_of, settle
 from parsim.search.shape import Shape
@@ -19,7 +19,6 @@ from parsim.spec import Search
 
 __all__ = ["Candidates", "Explored", "Found", "bared", "candidates", "explore", "floored", "opened", "tightened"]
 
-_SLACK = 1 - 1e-12  # what rounding may add to a bound
 _FIRST, _CHUNK = 32, 256
 
 
@@ -57,7 +56,7 @@ def floored(search: Search, shape: Shape) -> float:
     times = Times(search, shape)
     seconds = floor(times)
     points, _ = _cells(judged(search, shape).feasible, seconds.shape)
-    return float(at_points(times, seconds, points).min()) * _SLACK
+    return float(at_points(times, seconds, points).min()) * SLACK
 
 
 def bared(search: Search, shape: Shape) -> float:
@@ -65,7 +64,7 @@ def bared(search: Search, shape: Shape) -> float:
     times = Times(search, shape)
     over = np.broadcast_shapes(*(column.shape for column in columns_of(times, bare=True).values()))
     points, _ = _cells(judged(search, shape).feasible, over)
-    return float(bound(times, points, bare=True).min()) * _SLACK
+    return float(bound(times, points, bare=True).min()) * SLACK
 
 
 def tightened(search: Search, shape: Shape) -> tuple[float, int]:
@@ -123,7 +122,7 @@ def candidates(times: Times) -> Candidates:
     _, chosen, number = np.unique(table, axis=1, return_index=True, return_inverse=True)
     layouts = np.bincount(number.reshape(-1), weights=count, minlength=len(chosen)).astype(int)
     points = points[chosen]
-    bounds = bound(times, points) * _SLACK
+    bounds = bound(times, points) * SLACK
     order = np.lexsort((points, bounds))
     assert verdict.peak is not None
     return Candidates(points[order], bounds[order], layouts[order], verdict.peak.reshape(-1)[points[order]])

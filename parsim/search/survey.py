@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from parsim.search.bounds import least
+from parsim.search.bounds import SLACK, least
 from parsim.search.grid import AXES, Bools, Floats, grid_of
 from parsim.search.legality import refusals, size_refusal
 from parsim.search.memory import held_floor, peaks
@@ -23,7 +23,6 @@ __all__ = ["HOST", "MEMORY", "Judged", "Row", "judged", "limit_of", "recomputes_
 
 MEMORY, HOST = "memory", "host_memory"
 _ON_HOST = "host memory: what the {} ranks of a node keep there is more than its {:.0f} GiB; less offload would do"
-_SLACK = 1 - 1e-12  # what rounding may add to a bound
 
 
 class Row(NamedTuple):
@@ -74,7 +73,7 @@ def _row(search: Search, number: int, shape: Shape) -> Row:
         assert found.rank is not None
         least_peak = float(found.peak.reshape(-1)[point]), int(found.rank.reshape(-1)[point]), point
     if feasible:
-        least_s = least(search, shape, recomputes_of(found.feasible)) * _SLACK
+        least_s = least(search, shape, recomputes_of(found.feasible)) * SLACK
     return Row(number, int(grid.combinations.sum()), found.removed, found.says, feasible, least_s, least_peak)
 
 
@@ -109,10 +108,10 @@ def judged(search: Search, shape: Shape) -> Judged:
     if not left.any():
         return Judged(removed, says, left, left, None, None)
     legal, limit, host_limit = left, limit_of(search), search.cluster.node.host_memory_bytes
-    if float(held_floor(search, shape).min()) > limit:
-        peak = np.broadcast_to(held_floor(search, shape), grid.shape)
+    held = held_floor(search, shape)
+    if float(held.min()) > limit:
         remove(MEMORY, True, "")
-        return Judged(removed, says, legal, left, peak, np.zeros(grid.shape))
+        return Judged(removed, says, legal, left, np.broadcast_to(held, grid.shape), np.zeros(grid.shape))
     found = peaks(search, shape)
     peak = np.broadcast_to(np.maximum.reduce([one.bytes for one in found]), grid.shape)
     rank = np.zeros(grid.shape)
