@@ -7,7 +7,7 @@ collectives, stage for how an op is put together, step_end for what happens once
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 from parsim.cost.constants import ASSUMED, FITTED, Constants
@@ -33,7 +33,6 @@ from parsim.plan.op import COMPUTE, Kind, Op, Slot
 from parsim.plan.placement import Placement
 from parsim.spec import Run
 from parsim.spec.fabric_times import load_fabric_times
-from parsim.spec.layout import RecomputeSpec
 
 __all__ = ["RooflineCost"]
 
@@ -206,9 +205,7 @@ class RooflineCost:
     def _parts(self) -> tuple[Part, ...]:
         """The part that each stage is an instance of."""
         run, parts = self.run, self.placement.parts
-        return parts_of_stages(
-            self.placement, layer_kinds(run.model), run.layers_of_parts(parts), _of_layers(run.layout.recompute)
-        )
+        return parts_of_stages(self.placement, layer_kinds(run.model), run.layers_of_parts(parts), run.layout.recompute)
 
     def _slot(self, slot: Slot) -> Played:
         key = tuple([(op.kind, op.stage) for op in slot.ops])
@@ -276,9 +273,3 @@ class RooflineCost:
         yield Holding(axes.data, *self._stages.held(part, False), links.data_paths(ranks))
         if axes.expert_data is not None and (held := self._stages.held(part, True))[0]:
             yield Holding(axes.expert_data, *held, links.expert_data_paths(ranks))
-
-
-@lru_cache(maxsize=256)
-def _of_layers(recompute: RecomputeSpec) -> RecomputeSpec:
-    """Which layers anything is recomputed of: modules are in as many layers as would be in full."""
-    return recompute.model_copy(update={"mode": "full"}) if recompute.mode == "selective" else recompute

@@ -59,7 +59,7 @@ def parts_of_stages(
     found: dict[int, Part] = {}
     for stages in placement.by_rank:
         on_rank = [placement.part_of[stage] for stage in stages]
-        recomputed = recompute.layers_of([counts[part] for part in on_rank])
+        recomputed = recompute.touched_of([counts[part] for part in on_rank])
         for stage, part, again in zip(stages, on_rank, recomputed, strict=True):
             layers = kinds[before[part] : before[part + 1]]
             found[stage] = Part(layers, again, part == 0, part == placement.parts - 1)

@@ -78,18 +78,14 @@ def _stages(
     search: Search, schedule: str, pp: int, stages_per_rank: int, layers: tuple[int, ...], width: int
 ) -> Stages:
     placement, kinds = placement_of(schedule, pp, stages_per_rank), kinds_of(search)
-    recomputes = search.space.recompute
     number_of: dict[StageClass, int] = {}
     of = []
     for stage in range(placement.stages):
         part, mates = placement.part_of[stage], placement.stages_of(placement.rank_of[stage])
         own = kinds[sum(layers[:part]) : sum(layers[: part + 1])]
         on_rank = [layers[placement.part_of[mate]] for mate in mates]
-        again = []
-        for recompute in recomputes:
-            whole = recompute if recompute.mode == "full" else recompute.model_copy(update={"mode": "full"})
-            count = 0 if recompute.mode == "none" else whole.layers_of(on_rank)[mates.index(stage)]
-            again.append(_counted(own[:count]))
+        counts = [recompute.touched_of(on_rank)[mates.index(stage)] for recompute in search.space.recompute]
+        again = [_counted(own[:count]) for count in counts]
         offset = placement.rank_of[stage] * width % search.cluster.node.nvlink_domain
         found = StageClass(_counted(own), tuple(again), part == 0, part == placement.parts - 1, offset)
         of.append(number_of.setdefault(found, len(number_of)))

@@ -74,9 +74,14 @@ class RecomputeSpec(Spec):
         return data
 
     def layers_of(self, layers: Sequence[int]) -> tuple[int, ...]:
-        """Layers recomputed in full on each stage of a pipeline rank whose stages have these layers: `layers` of the
-        rank in all, its first stages' first."""
-        if self.mode != "full":
+        """Layers recomputed in full on each stage of a pipeline rank whose stages have these layers."""
+        return self.touched_of(layers) if self.mode == "full" else (0,) * len(layers)
+
+    def touched_of(self, layers: Sequence[int]) -> tuple[int, ...]:
+        """The same of layers of which anything is recomputed, modules too: `layers` of the rank in all, its first
+        stages' first.
+        """
+        if self.mode == "none":
             return (0,) * len(layers)
         return first_layers(sum(layers) if self.layers is None or self.method == "uniform" else self.layers, layers)
 
