@@ -1,6 +1,5 @@
 """Two players of one program: the longest path (fast, many lanes at once) and SimPy's events."""
 
-from parsim.sim.bound import lower_bound
 from parsim.sim.chain_bound import StageTimes, chain_bound
 from parsim.sim.compiler import compile_plan
 from parsim.sim.engine import play as play_events
@@ -29,7 +28,6 @@ __all__ = [
     "chain_bound",
     "compile_plan",
     "latest_first_starts",
-    "lower_bound",
     "makespans",
     "parse_jitter",
     "parse_slow_rank",

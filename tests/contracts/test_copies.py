@@ -21,8 +21,9 @@ from parsim.plan import (
     check,
 )
 from parsim.schedules import Size, build, get, names
-from parsim.sim import Noise, compile_plan, lower_bound, play, play_events, prices, recording
+from parsim.sim import Noise, compile_plan, play, play_events, prices, recording
 from parsim.sim.longest_path import play_levels, play_rows
+from tests.sim.lower_bound import lower_bound
 
 SIZES = [(1, 1), (1, 4), (2, 4), (3, 7), (4, 8), (4, 11), (6, 12), (8, 20)]
 

@@ -16,7 +16,6 @@ from parsim.sim import (
     Noise,
     compile_plan,
     latest_first_starts,
-    lower_bound,
     play,
     play_events,
     prices,
@@ -25,6 +24,7 @@ from parsim.sim import (
 )
 from parsim.sim.longest_path import play_levels, play_rows
 from parsim.timeline import Timeline, timeline_document, timeline_from_document
+from tests.sim.lower_bound import lower_bound
 
 SIZES = [(1, 1), (1, 4), (2, 4), (3, 7), (4, 8), (4, 10), (6, 12), (8, 20)]
 

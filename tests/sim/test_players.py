@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from parsim.errors import DeadlockError, ScheduleError
 from parsim.plan import Plan, add_gradient_reduction, add_optimizer_step, check
 from parsim.schedules import build, names
-from parsim.sim import Noise, Prices, compile_plan, lower_bound, play, play_events, prices, stack
+from parsim.sim import Noise, Prices, compile_plan, play, play_events, prices, stack
 from parsim.sim.longest_path import play_levels, play_rows
+from tests.sim.lower_bound import lower_bound
 
 Make = Callable[..., object]
 seeds = st.integers(0, 10**9)

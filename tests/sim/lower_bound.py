@@ -1,8 +1,8 @@
-"""The lower bound: a time that no player can beat, from a program and its prices without playing it."""
+"""The lower bound of the tests: a time that no player can beat, from a program and its prices without playing it."""
 
 import numpy as np
 
-from parsim.plan.op import Kind, Op
+from parsim.plan import Kind, Op
 from parsim.sim.prices import Floats, Prices, duration_table
 from parsim.sim.program import COMPUTE, Program
 
