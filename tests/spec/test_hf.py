@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from parsim.errors import SpecError
 from parsim.spec import ModelSpec, load_model
 from parsim.spec.hf import FAMILIES, model_document
+from parsim.spec.problem import validated
 
 WIDTHS = {
     "hidden_size": 64,
@@ -40,7 +41,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def read(family: str, **changes: Any) -> ModelSpec:
     config = {"model_type": family, **CONFIGS[family], **changes}
-    return ModelSpec.model_validate(model_document(config, "config.json", family))
+    return validated(ModelSpec, model_document(config, "config.json", family), "config.json")
 
 
 def outcome(call: Callable[[], Any]) -> tuple[Any, str]:
