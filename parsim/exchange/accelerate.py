@@ -5,6 +5,7 @@ The file says how processes share a model; the model, its batches and its sequen
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -12,7 +13,7 @@ import yaml
 from parsim.errors import SpecError
 from parsim.exchange.comparable import nested
 from parsim.exchange.documents import known_settings
-from parsim.exchange.fsdp import keeps_gathered, shard_degree
+from parsim.exchange.pytorch import ROTATIONS, keeps_gathered, rotation, shard_degree
 from parsim.exchange.table import Entry, Fields, Note, Say, Setting, Settings, Tool
 from parsim.spec import Run
 from parsim.spec.yaml_reader import parse_yaml
@@ -25,7 +26,6 @@ _REPLICATE, _SHARD, _TP, _CP = (f"{_D}{part}_size" for part in ("dp_replicate", 
 _VERSION, _RESHARD, _OFFLOAD = f"{_F}version", f"{_F}reshard_after_forward", f"{_F}offload_params"
 _RECOMPUTE, _STRATEGY = f"{_F}activation_checkpointing", f"{_F}sharding_strategy"
 _ROTATES = f"{_D}cp_comm_strategy"
-_ROTATIONS = {"allgather": "allgather", "alltoall": "ring"}  # keys and values go round by all-to-alls
 _STRATEGIES = {"FULL_SHARD": (3, True), "SHARD_GRAD_OP": (3, False), "NO_SHARD": (0, True), "HYBRID_SHARD": (3, True)}
 _STRATEGIES |= {"HYBRID_SHARD_ZERO2": (3, False)}
 """The words of FSDP 1, in the order of the numbers from 1 on that stood for them in its first releases."""
@@ -90,17 +90,9 @@ def _read_layout(settings: Settings, say: Say) -> Fields:
 def _context(run: Run, say: Say) -> Settings:
     if run.layout.mesh.cp == 1:
         return {}
-    words = {ours: word for word, ours in _ROTATIONS.items()}
-    if run.layout.cp_comm not in words:
+    if run.layout.cp_comm not in ROTATIONS:
         say("layout.cp_comm", f"accelerate has no {run.layout.cp_comm}: it gathers keys and values")
-    return {_ROTATES: words.get(run.layout.cp_comm, "allgather")}
-
-
-def _word_of(settings: Settings, name: str, default: str, known: Mapping[str, str]) -> str:
-    word = settings.get(name, default)
-    if word not in known:
-        raise SpecError(f"{name} {word}: one of {', '.join(known)}")
-    return known[word]
+    return {_ROTATES: ROTATIONS.get(run.layout.cp_comm, "allgather")}
 
 
 def _precision(run: Run, say: Say) -> Settings:
@@ -164,12 +156,7 @@ ACCELERATE = Tool(
             _layout,
             _read_layout,
         ),
-        Entry(
-            ("layout.cp_comm",),
-            (Setting(_ROTATES, "text"),),
-            _context,
-            lambda settings, say: {"layout.cp_comm": _word_of(settings, _ROTATES, "allgather", _ROTATIONS)},
-        ),
+        replace(rotation(_ROTATES), write=_context),
         Entry(("layout.precision",), (Setting("mixed_precision", "any"),), _precision, _read_precision),
         Entry(("software.framework", "software.ops"), (), lambda run, say: {}, _dtypes),
         Entry(

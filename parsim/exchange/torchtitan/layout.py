@@ -1,11 +1,12 @@
 """Model, degrees, sharding, batch and recompute in torchtitan's settings, and back."""
 
+from dataclasses import replace
 from typing import Any
 
 from parsim.errors import SpecError
-from parsim.exchange.fsdp import keeps_gathered, shard_degree
+from parsim.exchange.pytorch import keeps_gathered, rotation, shard_degree
 from parsim.exchange.shapes import bundled_model
-from parsim.exchange.table import Entry, Fields, Say, Setting, Settings, same, value_of
+from parsim.exchange.table import Entry, Fields, Say, Setting, Settings, same
 from parsim.spec import Run
 
 __all__ = ["FLAVORS", "LAYOUT", "flavor_of"]
@@ -193,13 +194,6 @@ def _read_offload(settings: Settings, say: Say) -> Fields:
     return {"layout.offload.optimizer": True, "layout.offload.weights": True}
 
 
-def _ring(settings: Settings, say: Say) -> Fields:
-    method = settings.get(f"{_P}context_parallel_rotate_method", "allgather")
-    if method not in ("allgather", "alltoall"):
-        raise SpecError(f"{_P}context_parallel_rotate_method {method}: allgather or alltoall")
-    return {"layout.cp_comm": "allgather" if method == "allgather" else "ring"}
-
-
 def _sequence_parallel(settings: Settings, say: Say) -> Fields:
     on = settings.get(f"{_P}enable_sequence_parallel")
     return {"layout.sequence_parallel": settings.get(_TP, 1) > 1 if on is None else on}
@@ -234,15 +228,10 @@ LAYOUT: tuple[Entry, ...] = (
     Entry(
         ("layout.sequence_parallel",),
         (Setting(f"{_P}enable_sequence_parallel", "switch"),),
-        lambda run, say: {f"{_P}enable_sequence_parallel": value_of(run, "layout.sequence_parallel")},
+        lambda run, say: {f"{_P}enable_sequence_parallel": run.layout.sequence_parallel},
         _sequence_parallel,
     ),
-    Entry(
-        ("layout.cp_comm",),
-        (Setting(f"{_P}context_parallel_rotate_method", "text"),),
-        lambda run, say: {},  # release 0.3 has no such setting any more
-        _ring,
-    ),
+    replace(rotation(f"{_P}context_parallel_rotate_method"), write=lambda run, say: {}),  # not in release 0.3 any more
     Entry(
         tuple(f"layout.recompute.{part}" for part in ("mode", "modules", "method", "layers")),
         (Setting(_AC, "text"), Setting(_AC_OPTION, "any")),

@@ -58,7 +58,7 @@ def _recipe(settings: Mapping[str, Any], comments: Sequence[str]) -> str:
     lines += ["from torchtitan.trainer import Trainer", "", ""]
     lines.append(f"def parsim_run({'' if 'flavor' in model else 'model_spec'}) -> Trainer.Config:")
     lines.append("    return Trainer.Config(")
-    lines += [f"        {line}" for line in _model_lines(model, converters, "compile.enable", settings)]
+    lines += [f"        {line}" for line in _model_lines(model, converters, settings.get("compile.enable", False))]
     if "optimizer" in rooms:
         lines.append("        optimizer=default_adamw(),")
     for room in configs:
@@ -70,15 +70,13 @@ def _recipe(settings: Mapping[str, Any], comments: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _model_lines(
-    model: Mapping[str, Any], converters: Sequence[str], compiled: str, settings: Mapping[str, Any]
-) -> list[str]:
+def _model_lines(model: Mapping[str, Any], converters: Sequence[str], compiles: bool) -> list[str]:
     if "flavor" not in model:
         return ["model_spec=model_spec,"]
     lines = ["model_spec=model_registry(", f"    {model['flavor']!r},"]
     if "moe_comm_backend" in model:
         lines.append(f"    moe_comm_backend={model['moe_comm_backend']!r},")
     if converters:
-        made = [f"{name}.Config(model_compile_enabled={settings.get(compiled, False)!r})" for name in converters]
+        made = [f"{name}.Config(model_compile_enabled={compiles!r})" for name in converters]
         lines.append(f"    converters=[{', '.join(made)}],")
     return [*lines, "),"]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from parsim.errors import SpecError
-from parsim.exchange.table import Entry, Fields, Say, Setting, Settings, switch, value_of, worded
+from parsim.exchange.table import Entry, Fields, Say, Setting, Settings, switch, worded
 from parsim.exchange.torchtitan.layout import flavor_of
 from parsim.spec import Run
 
@@ -140,7 +140,7 @@ def _read_graphs(settings: Settings, say: Say) -> Fields:
 
 
 def _seed(run: Run, say: Say) -> Settings:
-    return {"debug.seed": value_of(run, "seed")}
+    return {"debug.seed": run.seed}
 
 
 def _read_seed(settings: Settings, say: Say) -> Fields:

@@ -1,9 +1,12 @@
-"""Sharded runs in the words of PyTorch's FSDP, which torchtitan and accelerate share: shards and replicas of dp."""
+"""What torchtitan and accelerate share: PyTorch's FSDP, with shards and replicas of dp, and its context parallelism."""
 
-from parsim.exchange.table import Say
+from parsim.exchange.table import Entry, Say, worded
 from parsim.spec import Run
 
-__all__ = ["keeps_gathered", "shard_degree"]
+__all__ = ["ROTATIONS", "keeps_gathered", "rotation", "shard_degree"]
+
+ROTATIONS = {"ring": "alltoall", "allgather": "allgather"}  # keys and values go round by all-to-alls
+"""The word of each way in which keys and values come to the ranks of cp."""
 
 
 def shard_degree(run: Run, say: Say) -> int:
@@ -21,3 +24,8 @@ def keeps_gathered(run: Run) -> bool:
     2.
     """
     return run.layout.zero_stage < 3 or not run.layout.reshard_after_forward
+
+
+def rotation(name: str) -> Entry:
+    """`layout.cp_comm` as a setting of this name."""
+    return worded("layout.cp_comm", name, ROTATIONS, "allgather")
