@@ -11,7 +11,6 @@ from parsim.plan import Kind, Plan, Slot, add_gradient_reduction, add_offload, a
 from parsim.schedules import build, get
 from parsim.search.copies import PointCopies, moving_stages
 from parsim.search.grid import Floats
-from parsim.search.shape import Shape
 from parsim.search.times import Times
 from parsim.sim import Family, Interval, Prices, Program
 
@@ -20,7 +19,6 @@ __all__ = [
     "at_points",
     "columns_of",
     "families",
-    "family_for",
     "family_of",
     "plan_for",
     "play",
@@ -52,18 +50,15 @@ def family_of(schedule: str, pp: int, stages_per_rank: int, moving: frozenset[in
     )
 
 
-def family_for(shape: Shape, moving: frozenset[int] = frozenset()) -> Family:
-    """The family of a shape's plan."""
-    return family_of(shape.schedule, shape.mesh.pp, shape.stages_per_rank, moving)
-
-
 def families(times: Times, points: Points) -> Iterator[tuple[Family, Points]]:
     """The families of a shape's layouts at points of the grid, and which of the points are theirs: activations that
     move have ops in the plan."""
+    shape = times.shape
     away = at_points(times, times.grid.where("offload_activations", True).astype(float), points) > 0
-    for moving, lanes in ((frozenset[int](), ~away), (moving_stages(times.search, times.shape), away)):
+    for moving, lanes in ((frozenset[int](), ~away), (moving_stages(times.search, shape), away)):
         if lanes.any():
-            yield family_for(times.shape, moving), np.flatnonzero(lanes)
+            family = family_of(shape.schedule, shape.mesh.pp, shape.stages_per_rank, moving)
+            yield family, np.flatnonzero(lanes)
 
 
 def settle(times: Times, points: Points, incumbent: float | None = None, doublings: bool = True) -> Interval:
