@@ -1,5 +1,6 @@
 """Precision, compilation, dispatch and the seed in torchtitan's settings, and back."""
 
+from dataclasses import replace
 from typing import Any
 
 from parsim.errors import SpecError
@@ -14,6 +15,7 @@ _CONVERTERS = {"fp8-rowwise": "float8", "mxfp8": "mxfp8", "nvfp4": "nvfp4"}
 _PARAM, _REDUCE, _STORED_AS = "training.mixed_precision_param", "training.mixed_precision_reduce", "training.dtype"
 _CONVERTER, _RECIPE = "model.converters", "quantize.recipe_name"
 _COMPILE, _COMPONENTS, _ASYNC = "compile.enable", "compile.components", "compile.enable_async_tensor_parallel"
+_BACKEND = "model.moe_comm_backend"
 _DISPATCHERS = {"alltoall": "standard", "deepep": "deepep", "hybridep": "hybridep"}
 
 
@@ -106,17 +108,7 @@ def _dispatcher(run: Run, say: Say) -> Settings:
         return {}
     if dispatcher not in _DISPATCHERS:
         say("software.moe_dispatcher", f"torchtitan has no {dispatcher}: standard, an all-to-all, is written")
-    return {"model.moe_comm_backend": _DISPATCHERS.get(dispatcher, "standard")}
-
-
-def _read_dispatcher(settings: Settings, say: Say) -> Fields:
-    backend = settings.get("model.moe_comm_backend")
-    if backend is None:
-        return {}
-    known = {word: name for name, word in _DISPATCHERS.items()}
-    if backend not in known:
-        raise SpecError(f"model.moe_comm_backend {backend}: one of {', '.join(known)}")
-    return {"software.moe_dispatcher": known[backend]}
+    return {_BACKEND: _DISPATCHERS.get(dispatcher, "standard")}
 
 
 def _routing(run: Run, say: Say) -> Settings:
@@ -177,7 +169,7 @@ SOFTWARE: tuple[Entry, ...] = (
         _compiled,
         _read_compiled,
     ),
-    Entry(("software.moe_dispatcher",), (Setting("model.moe_comm_backend", "text"),), _dispatcher, _read_dispatcher),
+    replace(worded("software.moe_dispatcher", _BACKEND, _DISPATCHERS, None), write=_dispatcher),
     Entry(("software.routing",), (Setting("debug.moe_force_load_balance", "switch"),), _routing, _read_routing),
     Entry(("software.cuda_graphs",), (Setting("training.disable_cuda_graphs", "switch"),), _graphs, _read_graphs),
     switch("software.deterministic_attention", "debug.deterministic"),
