@@ -10,9 +10,10 @@ pipeline ranks; else there is a trace for every GPU with its global number.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-from parsim.axes.mesh import coordinates, expert_groups, group_of, rank_at
+from parsim.axes.mesh import EXPERT_AXES, coordinates, expert_groups, group_of, rank_at
 from parsim.cost import RooflineCost
 from parsim.cost.run_axes import axes_of
 from parsim.cost.segments import Block, Collective, Kernel
@@ -75,13 +76,17 @@ class _Score:
         """The ranks of a collective by axis; none where the trace stands for several ranks."""
         if rank is None:
             return {}
-        mesh, layout = self.run.layout.mesh, self.run.layout
+        mesh = self.run.layout.mesh
         found = {axis: group_of(mesh, rank, axis) for axis in ("tp", "cp")}
         found["dp"] = group_of(mesh, rank, "cp", "dp")
-        for axis in ("ep", "expert_tp", "expert_dp"):
-            groups = expert_groups(mesh, layout.ep, layout.expert_tp, axis)
-            found[axis] = next(group for group in groups if rank in group)
-        return found
+        return found | {axis: group_of_rank[rank] for axis, group_of_rank in self._expert_groups.items()}
+
+    @cached_property
+    def _expert_groups(self) -> Mapping[str, Mapping[int, tuple[int, ...]]]:
+        """By axis of the experts' view the group of every rank, found for all ranks at once."""
+        layout = self.run.layout
+        axes = {axis: expert_groups(layout.mesh, layout.ep, layout.expert_tp, axis) for axis in EXPERT_AXES}
+        return {axis: {rank: group for group in groups for rank in group} for axis, groups in axes.items()}
 
 
 class _Writer:
