@@ -18,6 +18,10 @@ __all__ = ["export", "import_"]
 
 _TARGETS = "megatron|torchtitan|deepspeed|accelerate|torch-csv|chakra|astra-sim"
 _SOURCES = "megatron|torchtitan|deepspeed|accelerate|kineto"
+_Out = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", readable=False, help="Where to write it (default, and -: standard output)."),
+]
 
 
 def export(
@@ -35,10 +39,7 @@ def export(
     every_rank: Annotated[
         bool, typer.Option("--every-rank", help="chakra: a trace of every GPU, not one of each pipeline rank.")
     ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", readable=False, help="Where to write it (default, and -: standard output)."),
-    ] = None,
+    out: _Out = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what belongs beside FILE if it exists.")] = False,
     json: Json = None,
 ) -> None:
@@ -119,10 +120,7 @@ def import_(
     step: Annotated[
         str | None, typer.Option(metavar="NAME", help="kineto: only what begins in this annotation, as ProfilerStep#3.")
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", readable=False, help="Where to write it (default, and -: standard output)."),
-    ] = None,
+    out: _Out = None,
     json: Json = None,
 ) -> None:
     """Read another tool's configuration as a run, or a profiler's traces as a timeline.
